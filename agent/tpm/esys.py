@@ -1,0 +1,79 @@
+"""An ESAPI context that is patient with a busy TPM, and the one place where its codes become words.
+
+tpm2_pytss resubmits RETRY, TESTING and YIELDED five times without a pause and then gives up, and
+NV_RATE not at all; a discrete chip in its self-test, or one that wears its flash gently, needs
+seconds.
+"""
+
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tpm2_pytss import ESAPI, TSS2_Exception
+
+from agent.errors import (
+    TpmAuth,
+    TpmDisabled,
+    TpmError,
+    TpmFull,
+    TpmLockout,
+    TpmUnavailable,
+)
+
+log = logging.getLogger(__name__)
+
+# TPM 2.0 Library, part 2, 6.6.3, table 16 (TPM_RC)
+RC_INITIALIZE = 0x100
+RC_HANDLE_1 = 0x18B  # "the handle is not correct for the use": nothing there
+RC_NV_UNINITIALIZED = 0x14A
+LATER = {0x908: "yielded", 0x90A: "testing", 0x920: "NV rate", 0x922: "retry", 0x923: "NV off"}
+PATIENCE = 60.0  # seconds; a self-test of a slow chip takes a few
+
+WORDS: dict[int, type[TpmError]] = {
+    0x921: TpmLockout,
+    0x98E: TpmAuth,
+    0x9A2: TpmAuth,
+    0x185: TpmDisabled,
+    0x902: TpmFull,
+    0x903: TpmFull,
+    0x14B: TpmFull,
+}
+LAYER, TCTI_LAYER = 0xFF0000, 0x0A0000  # TSS 2.0 Overview, 3.6: which layer speaks
+
+
+@contextlib.contextmanager
+def speaking(doing: str) -> Iterator[None]:
+    """Turn a TSS2 code into `cannot <doing>: <why>`, with a remedy (raises TpmError)."""
+    try:
+        yield
+    except TSS2_Exception as e:
+        kind = TpmUnavailable if e.rc & LAYER == TCTI_LAYER else WORDS.get(e.rc, TpmError)
+        raise kind(f"cannot {doing}: {e} ({e.rc:#x})", rc=hex(e.rc)) from e
+
+
+class Esys(ESAPI):  # type: ignore[misc]
+    """ESAPI whose commands wait, with growing pauses, while the TPM says "later"."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        return _patient(value) if callable(value) and not name.startswith("_") else value
+
+
+def _patient(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def patiently(*args: Any, **kwargs: Any) -> Any:
+        pause, until = 0.05, time.monotonic() + PATIENCE
+        while True:
+            try:
+                return command(*args, **kwargs)
+            except TSS2_Exception as e:
+                if e.rc not in LATER or time.monotonic() + pause > until:
+                    raise
+                log.debug("the TPM says '%s', waiting %.2f s", LATER[e.rc], pause)
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    return patiently

@@ -1,0 +1,76 @@
+"""What we know of an object in the TPM, as data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from tpm2_pytss.constants import TPM2_ALG, TPMA_OBJECT
+from tpm2_pytss.types import TPM2B_PUBLIC
+
+PublicKey = RSAPublicKey | EllipticCurvePublicKey
+
+
+@dataclass(frozen=True)
+class Public:
+    """The public area of an object (TPM 2.0 Library, part 2, 12.2.4).
+
+    `blob` is a TPM2B_PUBLIC: two size bytes, then TPMT_PUBLIC, big-endian. `key` is None for what
+    has no public key (HMAC keys, sealed data). `attributes` is TPMA_OBJECT.
+    """
+
+    blob: bytes
+    attributes: int
+    key: PublicKey | None
+
+    @property
+    def signs(self) -> bool:
+        """An unrestricted signing key: one that signs what we ask it to."""
+        return self._has(TPMA_OBJECT.SIGN_ENCRYPT) and not self._has(TPMA_OBJECT.RESTRICTED)
+
+    @property
+    def decrypts(self) -> bool:
+        return self._has(TPMA_OBJECT.DECRYPT)
+
+    @property
+    def stores(self) -> bool:
+        """A storage key, usable as a parent with its (empty) password, bound to this TPM."""
+        wanted = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT | TPMA_OBJECT.USERWITHAUTH
+        fixed = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT
+        return self._has(wanted | fixed) and not self.attributes & int(TPMA_OBJECT.SIGN_ENCRYPT)
+
+    @property
+    def fixed(self) -> bool:
+        """Made in this TPM and never able to leave it."""
+        return self._has(
+            TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVEDATAORIGIN
+        )
+
+    def _has(self, wanted: int) -> bool:
+        return self.attributes & int(wanted) == int(wanted)
+
+    def __str__(self) -> str:
+        match self.key:
+            case RSAPublicKey():
+                return f"RSA-{self.key.key_size}"
+            case EllipticCurvePublicKey():
+                return f"ECC {self.key.curve.name}"
+        return "no asymmetric key"
+
+
+@dataclass(frozen=True)
+class Transient:
+    """An object that sits in one of the TPM's few transient slots (`handle`: ESYS_TR)."""
+
+    handle: Any
+    public: Public
+
+
+def parse(area: TPM2B_PUBLIC) -> Public:
+    public = area.publicArea
+    asymmetric = public.type in (TPM2_ALG.RSA, TPM2_ALG.ECC)
+    key = load_der_public_key(bytes(public.to_der())) if asymmetric else None
+    if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey | None):
+        raise TypeError(f"a TPM key of an unexpected kind: {type(key)}")
+    return Public(bytes(area.marshal()), int(public.objectAttributes), key)

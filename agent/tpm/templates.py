@@ -1,0 +1,40 @@
+"""Templates as data, each with its clause."""
+
+from typing import Literal
+
+from tpm2_pytss.constants import TPMA_OBJECT as A
+from tpm2_pytss.types import TPM2B_PUBLIC, TPMS_ECC_POINT
+
+KeyType = Literal["ecc256", "rsa2048"]
+
+_BOUND = A.FIXEDTPM | A.FIXEDPARENT | A.SENSITIVEDATAORIGIN | A.USERWITHAUTH | A.NODA
+
+
+def storage(kind: KeyType) -> TPM2B_PUBLIC:
+    """SRK: TCG TPM v2.0 Provisioning Guidance, 7.5.1 and table 2; `unique` is zeros of full size."""
+    template = TPM2B_PUBLIC.parse(
+        f"{kind}:null:aes128cfb", objectAttributes=_BOUND | A.RESTRICTED | A.DECRYPT
+    )
+    if kind == "rsa2048":
+        template.publicArea.unique.rsa = bytes(256)
+    else:
+        template.publicArea.unique.ecc = TPMS_ECC_POINT(x=bytes(32), y=bytes(32))
+    return template
+
+
+def signing(kind: KeyType) -> TPM2B_PUBLIC:
+    """An unrestricted signing key, scheme NULL: it makes RSASSA, RSAPSS or ECDSA as asked.
+
+    noDA, because a power cut after the use of a key under dictionary-attack protection counts as
+    an attack (TPM 2.0 Library, part 1, 19.8.6). RSA keys may decrypt too, as those of the shell
+    scripts do: IoT Edge's key service decrypts with RSA keys.
+    """
+    use = A.SIGN_ENCRYPT | A.DECRYPT if kind == "rsa2048" else A.SIGN_ENCRYPT
+    return TPM2B_PUBLIC.parse(f"{kind}:null:null", objectAttributes=_BOUND | use)
+
+
+def sealed() -> TPM2B_PUBLIC:
+    """Sealed data under a password; noDA: a wrong PIN must not lock the whole TPM."""
+    return TPM2B_PUBLIC.parse(
+        "keyedhash", objectAttributes=A.FIXEDTPM | A.FIXEDPARENT | A.USERWITHAUTH | A.NODA
+    )
