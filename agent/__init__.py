@@ -1,4 +1,4 @@
-"""tpm2cloud: from "there is a TPM 2.0" to "provisioned in Azure", with nobody touching the device."""
+"""tpm2cloud: from "there is a TPM 2.0" to "provisioned in Azure", nobody touching the device."""
 
 from datetime import UTC, datetime
 

@@ -60,7 +60,9 @@ class AziotConfigInvalid(ConfigError):
 
 class IotedgeMissing(ConfigError):
     code = "iotedge-missing"
-    remedy = "Install IoT Edge (apt install aziot-edge), then: systemctl restart tpm2cloud-firstboot"
+    remedy = (
+        "Install IoT Edge (apt install aziot-edge), then: systemctl restart tpm2cloud-firstboot"
+    )
 
 
 class UserMissing(ConfigError):

@@ -51,7 +51,7 @@ class Tpm:
     """
 
     def __init__(self, tcti: str, auths: dict[str, bytes] | None = None) -> None:
-        """`auths`: passwords of the hierarchies, by 'owner' and 'endorsement', where they have any."""
+        """`auths`: passwords of the hierarchies, by 'owner' and 'endorsement', if they have any."""
         self.tcti = tcti
         self._auths = auths or {}
         self._context: Esys | None = None
@@ -96,7 +96,8 @@ class Tpm:
         until = time.monotonic() + seconds
         while True:
             try:
-                return self.esys and None
+                _ = self.esys
+                return
             except TpmUnavailable:
                 if time.monotonic() >= until:
                     raise
@@ -191,9 +192,12 @@ class Tpm:
     def _create(
         self, parent: int, secret: TPM2B_SENSITIVE_CREATE, template: TPM2B_PUBLIC, what: str
     ) -> tuple[bytes, bytes]:
-        with speaking(f"make {what} below {parent:#x}"), self._at(parent) as under:
-            with self._encrypted(under) as session:
-                private, public, *_ = self.esys.create(under, secret, template, session1=session)
+        with (
+            speaking(f"make {what} below {parent:#x}"),
+            self._at(parent) as under,
+            self._encrypted(under) as session,
+        ):
+            private, public, *_ = self.esys.create(under, secret, template, session1=session)
         return bytes(public.marshal()), bytes(private.marshal())
 
     @contextlib.contextmanager

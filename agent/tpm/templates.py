@@ -11,7 +11,7 @@ _BOUND = A.FIXEDTPM | A.FIXEDPARENT | A.SENSITIVEDATAORIGIN | A.USERWITHAUTH | A
 
 
 def storage(kind: KeyType) -> TPM2B_PUBLIC:
-    """SRK: TCG TPM v2.0 Provisioning Guidance, 7.5.1 and table 2; `unique` is zeros of full size."""
+    """SRK: TCG TPM v2.0 Provisioning Guidance, 7.5.1, table 2; `unique` is zeros of full size."""
     template = TPM2B_PUBLIC.parse(
         f"{kind}:null:aes128cfb", objectAttributes=_BOUND | A.RESTRICTED | A.DECRYPT
     )

@@ -1,0 +1,55 @@
+"""The TPM in our words: adopt, make, keep, sign, and what is said when it will not."""
+
+import pytest
+
+from agent.errors import HandleOccupied, TpmUnavailable
+from agent.tpm import Tpm
+from agent.tpm.templates import KeyType
+
+SRK, KEY = 0x81000001, 0x81000002
+
+
+@pytest.mark.parametrize("kind", ["ecc256", "rsa2048"])
+def test_a_key_is_made_kept_and_signs_and_nothing_is_left_loaded(tpm: Tpm, kind: KeyType) -> None:
+    with tpm.srk(kind) as srk:
+        tpm.persist(srk, SRK)
+    public, private = tpm.create_key(SRK, kind)
+    with tpm.load(SRK, public, private) as key:
+        tpm.persist(key, KEY)
+
+    kept = tpm.public(KEY)
+    assert kept is not None
+    assert kept.blob == public
+    assert kept.signs
+    assert kept.fixed
+    assert len(tpm.sign(KEY, bytes(32), "sha256")) > 64
+    assert tpm.loaded() == set()
+
+
+def test_the_ek_made_from_the_template_is_the_one_its_maker_left(tpm: Tpm) -> None:
+    with tpm.ek("EK-RSA2048") as made:
+        assert tpm.public(0x81010001) == made.public
+
+
+def test_what_is_not_there_is_none(tpm: Tpm) -> None:
+    assert tpm.public(0x81000123) is None
+    assert tpm.nv_read(0x01C90000) is None
+
+
+def test_a_handle_in_use_is_refused_by_name_and_never_evicted(tpm: Tpm) -> None:
+    before = tpm.public(0x81010001)
+    with tpm.srk("ecc256") as srk, pytest.raises(HandleOccupied, match="0x81010001"):
+        tpm.persist(srk, 0x81010001)
+    assert tpm.public(0x81010001) == before
+
+
+def test_no_tpm_says_what_to_do() -> None:
+    with Tpm("swtpm:path=/nonexistent") as tpm, pytest.raises(TpmUnavailable) as e:
+        tpm.wait(0)
+    assert "open the TPM at 'swtpm:path=/nonexistent'" in str(e.value)
+    assert "tpm.tcti" in e.value.remedy
+
+
+def test_a_wrong_tcti_is_no_tpm() -> None:
+    with Tpm("no-such-tcti:x") as tpm, pytest.raises(TpmUnavailable):
+        tpm.wait(0)
