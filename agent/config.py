@@ -1,0 +1,206 @@
+"""The configuration: declared once, as frozen dataclasses, with defaults for a stock device."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from agent import schema
+from agent.errors import ConfigError
+
+ETC = Path("/etc/tpm2cloud")
+VAR = Path("/var/lib/tpm2cloud")
+Problems = Iterator[tuple[str, str]]
+
+
+def _https(url: str) -> str | None:
+    """What is wrong with an https URL, or None."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as e:
+        return f"is not a URL: {e}"
+    if parts.scheme != "https" or not parts.hostname:
+        return f"must be https://HOST..., not {url!r}"
+    if parts.username or parts.query or parts.fragment:
+        return "must not contain a user, a query or a fragment"
+    return None
+
+
+def _credential(url: str, auth: str, username: str | None) -> Problems:
+    if what := _https(url):
+        yield "url", what
+    if auth == "basic" and not username:
+        yield "username", "required, for auth = 'basic'"
+    if auth != "basic" and username:
+        yield "username", f"has no meaning with auth = {auth!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    id: str = "{serial}"
+    target: Literal["edge"] = "edge"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tpm:
+    tcti: str = "device:/dev/tpmrm0"
+    key: Literal["ecc256", "rsa2048"] = "ecc256"
+    manufacturer_roots: tuple[Path, ...] = (
+        Path("/usr/share/tpm2cloud/tpm-roots.d"),
+        ETC / "tpm-roots.d",
+    )
+    wait: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idevid:
+    require: bool = True
+    trust: Path = ETC / "idevid-ca.pem"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LdevidEst:
+    url: str
+    trust: Path = ETC / "est-ca.pem"
+    issuer: Path | None = None
+    auth: Literal["mtls", "basic", "secret"] = "mtls"
+    username: str | None = None
+    password_file: Path | None = None
+    secret_file: Path | None = None
+
+    def problems(self) -> Problems:
+        yield from _credential(self.url, self.auth, self.username)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LdevidCa:
+    certificate: Path
+    key: Path
+    valid: timedelta = timedelta(days=365)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ldevid:
+    est: LdevidEst | None = None
+    ca: LdevidCa | None = None
+
+    def problems(self) -> Problems:
+        if (self.est is None) == (self.ca is None):
+            yield "est", "give either [ldevid.est] or [ldevid.ca]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pkcs11:
+    store: Path = VAR / "pkcs11"
+    token: str = "edge"  # noqa: S105  (a label)
+    owner: str = "aziotks"
+    library: Path | None = None
+
+    def problems(self) -> Problems:
+        if not 1 <= len(self.token.encode()) <= 32:
+            yield "token", "must be 1 to 32 bytes long (PKCS #11: CK_TOKEN_INFO)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operational:
+    issued_by: Literal["est", "static"] = "est"
+    url: str | None = None
+    trust: Path = ETC / "operational-ca.pem"
+    auth: Literal["mtls", "basic"] = "mtls"
+    username: str | None = None
+    password_file: Path | None = None
+    renew_at: str = "80%"
+    rotate_key: bool = True
+    edge_ca: bool = False
+
+    def problems(self) -> Problems:
+        if self.issued_by == "est":
+            if self.url is None:
+                yield "url", "required, for issued_by = 'est'"
+            else:
+                yield from _credential(self.url, self.auth, self.username)
+        percent = self.renew_at.removesuffix("%")
+        if percent == self.renew_at or not percent.isdigit() or not 1 <= int(percent) <= 99:
+            yield "renew_at", f"must be '1%' to '99%' of the lifetime, not {self.renew_at!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dps:
+    id_scope: str
+    endpoint: str = "https://global.azure-devices-provisioning.net"
+    attestation: Literal["x509", "tpm"] = "x509"
+
+    def problems(self) -> Problems:
+        if what := _https(self.endpoint):
+            yield "endpoint", what
+        if not self.id_scope.strip():
+            yield "id_scope", "must not be empty"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aziot:
+    directory: Path = Path("/etc/aziot")
+    identity_socket: Path = Path("/run/aziot/identityd.sock")
+    timeout: timedelta = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    dps: Dps
+    device: Device = field(default_factory=Device)
+    tpm: Tpm = field(default_factory=Tpm)
+    idevid: Idevid = field(default_factory=Idevid)
+    ldevid: Ldevid | None = None
+    pkcs11: Pkcs11 = field(default_factory=Pkcs11)
+    operational: Operational | None = None
+    aziot: Aziot = field(default_factory=Aziot)
+
+    def problems(self) -> Problems:
+        if self.dps.attestation == "x509":
+            if self.ldevid is None:
+                yield "ldevid", "required, for dps.attestation = 'x509'"
+            if self.operational is None:
+                yield "operational", "required, for dps.attestation = 'x509'"
+        est = self.ldevid and self.ldevid.est
+        if est and est.auth == "mtls" and not self.idevid.require:
+            yield "idevid.require", "must be true, for ldevid.est.auth = 'mtls'"
+
+
+def files(path: Path) -> list[Path]:
+    """The file itself, then its drop-ins `config.d/*.toml` in the order of their names."""
+    return [path, *sorted((path.parent / "config.d").glob("*.toml"))]
+
+
+def load(path: Path) -> Config:
+    """Read and check everything; raises ConfigError with every problem found."""
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[Config, schema.Tree]:
+    found = schema.Found(path)
+    tree = schema.read(files(path), found)
+    config = None if found.problems else schema.build(Config, tree, found)
+    if found.problems or config is None:
+        raise ConfigError("cannot use the configuration:\n  " + "\n  ".join(found.problems))
+    return config, tree
+
+
+def effective(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Each setting as it counts: path, value, and the file it comes from or 'default'."""
+    config, tree = _load(path)
+    origins = {at: str(leaf.origin) for at, leaf in schema.leaves(tree)}
+    for at, value in _walk(config, ""):
+        yield at, value, origins.get(at, "default")
+
+
+def _walk(section: Any, at: str) -> Iterator[tuple[str, Any]]:
+    for each in dataclasses.fields(section):
+        value = getattr(section, each.name)
+        if dataclasses.is_dataclass(value):
+            yield from _walk(value, f"{at}{each.name}.")
+        elif value is not None:
+            yield at + each.name, value

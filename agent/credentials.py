@@ -1,0 +1,59 @@
+"""Secrets: systemd's credentials first, then a file that nobody but its owner may read.
+
+They are read where they are used and never kept, logged or put into an exception.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from agent.errors import SecretUnreadable
+
+MAX = 4096  # bytes; no password is longer
+
+
+def read(name: str, file: Path | None, setting: str) -> str:
+    """The credential `name` ($CREDENTIALS_DIRECTORY, systemd.exec(5)), else the text of `file`.
+
+    One line end at the end is not part of it. `setting` is what names the file. Raises
+    SecretUnreadable.
+    """
+    path = _credential(name) or file
+    if path is None:
+        raise SecretUnreadable(
+            f"cannot read the secret '{name}': no such credential, and {setting} is not set",
+            name=name,
+            setting=setting,
+        )
+    try:
+        return _read(path, private=path == file)
+    except (OSError, ValueError) as e:
+        why = e.strerror if isinstance(e, OSError) else e
+        raise SecretUnreadable(
+            f"cannot read the secret '{name}' from '{path}': {why}", name=name, setting=setting
+        ) from None  # a UnicodeDecodeError carries what it could not decode
+
+
+def optional(name: str) -> bytes | None:
+    """A credential that need not be there."""
+    return read(name, None, name).encode() if _credential(name) else None
+
+
+def _credential(name: str) -> Path | None:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(directory, name) if directory else None
+    return path if path and path.exists() else None
+
+
+def _read(path: Path, *, private: bool) -> str:
+    with path.open("rb") as f:
+        if private and stat.S_IMODE(os.fstat(f.fileno()).st_mode) & 0o077:
+            raise ValueError("others than its owner may read it (chmod 0600)")
+        data = f.read(MAX + 1)
+    if len(data) > MAX or not data.strip():
+        raise ValueError("it is empty" if len(data) <= MAX else f"it is longer than {MAX} bytes")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,81 @@
+"""Whole-or-nothing files and the lock of the state directory.
+
+A reader sees the old content or the new one, also across a power cut. The temporary name is fixed,
+so what a killed writer left behind is overwritten by the next one: nothing piles up.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.errors import Busy, NoPermission
+
+
+def write(
+    path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
+    """Replace the file at `path` by `data`; `owner` is (uid, gid). Raises NoPermission."""
+    part = path.with_name(f".{path.name}.new")
+    with permitted(path):
+        part.unlink(missing_ok=True)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as f:
+            os.fchmod(fd, mode)
+            if owner is not None and owner != (os.geteuid(), os.getegid()):
+                os.fchown(fd, *owner)
+            f.write(data)
+            f.flush()
+            os.fsync(fd)
+        part.replace(path)
+        sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, for good; it need not be there. Raises NoPermission."""
+    with permitted(path):
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+
+def read(path: Path) -> bytes | None:
+    """The whole file, or None if there is none. Raises NoPermission."""
+    with permitted(path):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+@contextlib.contextmanager
+def permitted(path: Path) -> Iterator[None]:
+    """`Permission denied` and `Read-only file system` become NoPermission."""
+    try:
+        yield
+    except PermissionError as e:
+        raise NoPermission(f"cannot use '{path}': {e.strerror}", path=path) from e
+
+
+def sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Hold the directory (made if need be); the kernel lets go when we exit, however we exit."""
+    with permitted(directory):
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise Busy(f"cannot use '{directory}': another run holds it") from e
+        yield
+    finally:
+        os.close(fd)
