@@ -125,7 +125,7 @@ def _scalar(hint: Any, raw: Any) -> Any:
 
 
 def _name(kind: Any) -> str:
-    return NAMES.get(kind, kind.__name__)
+    return NAMES.get(kind) or str(kind.__name__)
 
 
 def absolute(text: str) -> Path:
@@ -144,7 +144,7 @@ def duration(text: str) -> timedelta:
 
 
 TEXTS: dict[Any, Callable[[str], Any]] = {timedelta: duration, Path: absolute}
-NAMES = {
+NAMES: dict[Any, str] = {
     str: "a text",
     int: "a number",
     bool: "true or false",

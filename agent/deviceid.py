@@ -1,0 +1,101 @@
+"""Who this device is: registration id, and CN of its certificates.
+
+`root` is where the file system begins, "/" on a device.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.errors import DeviceIdInvalid
+
+# DPS: up to 128 of these; an X.509 CN has at most 64 (RFC 5280, ub-common-name)
+LEGAL = re.compile(r"[A-Za-z0-9._:-]{0,63}[A-Za-z0-9-]")
+NO_SERIAL = {
+    "", "0", "none", "n/a", "na", "unknown", "notspecified", "notapplicable", "defaultstring",
+    "systemserialnumber", "chassisserialnumber", "tobefilledbyo.e.m.", "oem", "123456789",
+}  # fmt: skip
+
+
+def resolve(template: str, root: Path = Path("/")) -> str:
+    """The text with {serial}, {machine-id}, {mac} and {hash} filled in. Raises DeviceIdInvalid."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in SOURCES:
+            known = ", ".join(f"{{{each}}}" for each in SOURCES)
+            raise DeviceIdInvalid(f"cannot make the device id: no {{{name}}}; there are {known}")
+        if not (value := SOURCES[name](root)):
+            raise DeviceIdInvalid(f"cannot make the device id: this device has no {{{name}}}")
+        return value
+
+    found = re.sub(r"\{([^{}]*)\}", fill, template)
+    if not LEGAL.fullmatch(found):
+        raise DeviceIdInvalid(f"cannot use the device id '{found}': not a legal registration id")
+    return found
+
+
+def serial(root: Path) -> str:
+    """The board's own: device tree (as on a Raspberry Pi), else DMI; '' for a maker's filler."""
+    places = (
+        "sys/firmware/devicetree/base/serial-number",
+        "sys/class/dmi/id/product_serial",
+        "sys/class/dmi/id/board_serial",
+    )
+    return next((s for s in (_text(root / p) for p in places) if _real(s)), "")
+
+
+def _real(serial: str) -> bool:
+    plain = re.sub(r"\s", "", serial.lower())
+    return plain not in NO_SERIAL and len(set(plain)) > 1
+
+
+def machine_id(root: Path) -> str:
+    """machine-id(5): 32 hex digits, the same at every boot of this installation."""
+    found = _text(root / "etc/machine-id")
+    return found if re.fullmatch(r"[0-9a-f]{32}", found) else ""
+
+
+def mac(root: Path) -> str:
+    """The address of eth0, else of the first network card (by name) that is a piece of hardware."""
+    net = root / "sys/class/net"
+    cards = sorted(p.name for p in net.iterdir() if (p / "device").exists()) if net.is_dir() else []
+    names = ["eth0", *cards]
+    addresses = (_text(net / name / "address") for name in names)
+    return next((a for a in addresses if a and set(a) != {"0", ":"}), "")
+
+
+def seed_hash(root: Path) -> str:
+    """SHA-256, hex, over `MODEL=<m>,SN=<s>,MAC=<a>` and a line end, blanks removed, model and
+    serial from /proc/cpuinfo: what the shell scripts of iotedge-tpm2cloud compute on a Raspberry
+    Pi. Other boards say theirs by device tree or DMI."""
+    model = _cpuinfo(root, "Model") or _text(root / "sys/class/dmi/id/product_name")
+    number = _cpuinfo(root, "Serial") or serial(root)
+    address = mac(root)
+    if not (number or address):
+        return ""  # one hash for a whole fleet would be no identity
+    text = f"MODEL={model},SN={number},MAC={address}".replace(" ", "")
+    return hashlib.sha256(f"{text}\n".encode()).hexdigest()
+
+
+SOURCES: dict[str, Callable[[Path], str]] = {
+    "serial": serial,
+    "machine-id": machine_id,
+    "mac": mac,
+    "hash": seed_hash,
+}
+
+
+def _cpuinfo(root: Path, key: str) -> str:
+    lines = _text(root / "proc/cpuinfo").splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return next((v.strip() for k, _, v in pairs if k.strip() == key), "")
+
+
+def _text(path: Path) -> str:
+    """A file of the kernel's, stripped; '' where there is none, or not for us (DMI is root's)."""
+    try:
+        return path.read_text(errors="replace").strip("\0 \t\r\n")
+    except OSError:
+        return ""
