@@ -1,0 +1,85 @@
+"""Programs of the lab: started, waited for until they answer, and never left behind."""
+
+import contextlib
+import random
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+PATIENCE = 30.0
+
+
+def start(
+    command: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Run a program whose output goes to `log`; it also ends when we are killed (prctl(2),
+    PR_SET_PDEATHSIG), so call it from a thread that lives as long as the program is needed."""
+    ends_with_us = ["setpriv", "--pdeathsig", "TERM", "--"]
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [*ends_with_us, *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=None if env is None else dict(env),
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path], log: Path, answers: Callable[[], bool]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program for the length of the `with`, entered once it `answers`."""
+    process = start(command, log)
+    try:
+        wait(process, answers, log)
+        yield process
+    finally:
+        stop(process)
+
+
+def wait(process: subprocess.Popen[bytes], answers: Callable[[], bool], log: Path) -> None:
+    """Until the program answers; its own words are quoted if it never does."""
+    until = time.monotonic() + PATIENCE
+    while not answers():
+        dead = process.poll() is not None
+        if dead or time.monotonic() > until:
+            state = f"ended with {process.returncode}" if dead else "does not answer"
+            raise RuntimeError(f"{process.args!r} {state}: {log.read_text()[-2000:]}")
+        time.sleep(0.02)
+
+
+def speaks_tls(port: int, trust: Path) -> bool:
+    """Whether a server below our own root listens there, and not a stranger."""
+    context = ssl.create_default_context(cafile=str(trust))
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as plain,
+            context.wrap_socket(plain, server_hostname="localhost"),
+        ):
+            return True
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1, below those the kernel hands to outgoing connections, which could
+    take it before the server does."""
+    for _ in range(1000):
+        port = random.randrange(20000, 32000)  # noqa: S311
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port on 127.0.0.1")
