@@ -21,6 +21,7 @@ class AgentError(Exception):
     code = "internal"
     status = os.EX_SOFTWARE
     remedy = "This is a bug of tpm2cloud: please report it, with: journalctl -u tpm2cloud-firstboot"
+    step: str | None = None  # where in the plan it happened
 
     def __init__(self, message: str, **fields: object) -> None:
         super().__init__(message)
@@ -68,6 +69,24 @@ class IotedgeMissing(ConfigError):
 class UserMissing(ConfigError):
     code = "user-missing"
     remedy = "Install IoT Edge (apt install aziot-edge), or set {setting} to an existing user"
+
+
+class TokenForeign(ConfigError):
+    """A PKCS#11 store or token that somebody else made, for something else."""
+
+    code = "token-foreign"
+    remedy = (
+        "Find out whose it is: tpm2_ptool listtokens --pid 1 --path $(dirname {path}). If nobody "
+        "needs it, move {path} away: a new one is then made"
+    )
+
+
+class TokenUnreadable(ConfigError):
+    code = "token-unreadable"
+    remedy = (
+        "If tpm2-pkcs11 cannot read it either (tpm2_ptool verify), move {path} away: a new one is "
+        "then made, and IoT Edge makes new keys in it"
+    )
 
 
 # --- 77 ------------------------------------------------------------------------------------------
@@ -127,6 +146,14 @@ class LdevidKeyLost(TpmError):
     remedy = (
         "If the key at {handle} was this device's LDevID in an earlier life: "
         "tpm2_evictcontrol -C o -c {handle}, and a new one is made"
+    )
+
+
+class KeyOfAnotherTpm(TpmError):
+    code = "key-of-another-tpm"
+    remedy = (
+        "The TPM was cleared, or this disk comes from another device: to begin anew, move "
+        "/var/lib/tpm2cloud away"
     )
 
 
@@ -194,6 +221,11 @@ class Busy(Later):
     remedy = "Another run is at work; wait for it: systemctl status tpm2cloud-firstboot"
 
 
+class TokenBusy(Later):
+    code = "token-busy"
+    remedy = "See who uses it: fuser -v {path}; it is tried again"
+
+
 class ClockImplausible(Later):
     code = "clock-implausible"
     remedy = "Set the clock (timedatectl set-ntp true); it is tried again"
@@ -202,6 +234,26 @@ class ClockImplausible(Later):
 class Unreachable(Later):
     code = "unreachable"
     remedy = "Check network, DNS and firewall between here and {host}; it is tried again"
+
+
+class TimedOut(Unreachable):
+    code = "timed-out"
+    remedy = "Is {host} overloaded, or does a firewall swallow packets? It is tried again"
+
+
+class ReplyTruncated(Unreachable):
+    code = "reply-truncated"
+    remedy = "Look at the network and the proxies between here and {host}; it is tried again"
+
+
+class TlsDates(Later):
+    """Later, not Refused: the usual cause is our own clock, which heals by itself."""
+
+    code = "tls-dates"
+    remedy = (
+        "Check the clock (timedatectl); if it is right, {host} needs a new certificate; "
+        "it is tried again"
+    )
 
 
 class ServerBusy(Later):
@@ -253,6 +305,16 @@ class TlsName(Refused):
 class TlsClientRefused(Refused):
     code = "tls-client-refused"
     remedy = "{host} does not accept our client certificate: does it trust the CA that issued it?"
+
+
+class TlsFailed(Refused):
+    code = "tls-failed"
+    remedy = "Does {host} speak TLS 1.2 or newer on this port? Does it want a client certificate?"
+
+
+class HttpGarbled(Refused):
+    code = "http-garbled"
+    remedy = "Is {host} an HTTPS server, and is nothing in between that rewrites replies?"
 
 
 class EstUnauthorized(Refused):
