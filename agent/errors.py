@@ -49,6 +49,11 @@ class TrustUnreadable(ConfigError):
     remedy = "Put the CA certificates, PEM, one or several, into {path}"
 
 
+class ProxyUnusable(ConfigError):
+    code = "proxy-unusable"
+    remedy = "Set HTTPS_PROXY (systemctl edit tpm2cloud-firstboot) to http://HOST:PORT"
+
+
 class DeviceIdInvalid(ConfigError):
     code = "device-id-invalid"
     remedy = "Set device.id in the configuration to a text that gives 1 to 64 of [A-Za-z0-9._:-]"
@@ -64,6 +69,11 @@ class IotedgeMissing(ConfigError):
     remedy = (
         "Install IoT Edge (apt install aziot-edge), then: systemctl restart tpm2cloud-firstboot"
     )
+
+
+class ModuleMissing(ConfigError):
+    code = "pkcs11-module-missing"
+    remedy = "Install it (apt install libtpm2-pkcs11-1), or name it in pkcs11.library"
 
 
 class UserMissing(ConfigError):
@@ -154,6 +164,14 @@ class KeyOfAnotherTpm(TpmError):
     remedy = (
         "The TPM was cleared, or this disk comes from another device: to begin anew, move "
         "/var/lib/tpm2cloud away"
+    )
+
+
+class TokenPinsLost(TpmError):
+    code = "token-pins-lost"
+    remedy = (
+        "If nothing else uses the token, move '{path}' away, and a new one is made; the keys in it "
+        "are lost"
     )
 
 

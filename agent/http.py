@@ -1,0 +1,284 @@
+"""One place that makes HTTPS safe, for talking to servers that a pinned trust file vouches for.
+
+- The anchors, the name and the version are checked as agent/tls.py says; neither certifi nor the
+  environment (REQUESTS_CA_BUNDLE, SSL_CERT_FILE) adds an anchor, nor ~/.netrc a password.
+- No redirect is followed, nothing is sent twice, cookies and compression are not offered.
+- A reply ends: at `limit` bytes, and after `timeout` seconds however slowly it drips.
+- HTTPS_PROXY and NO_PROXY are honoured; a proxy sees the host's name and encrypted bytes.
+"""
+
+import contextlib
+import datetime
+import email.utils
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+from urllib.parse import urlsplit
+
+import requests
+import requests.adapters
+import requests.utils
+from urllib3 import HTTPSConnectionPool
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import HTTPError, IncompleteRead, ProxyError
+
+from agent.errors import (
+    HttpGarbled,
+    ProxyUnusable,
+    ReplyTooLarge,
+    ReplyTruncated,
+    TimedOut,
+    Unreachable,
+)
+from agent.tls import tls_context, tls_error
+
+WEEK = 7 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered, complete; `headers` are found in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Https:
+    """Requests to servers for which the file `trust` vouches, over one connection kept open.
+
+    `trust`: PEM, one or several certificates; each is an anchor, a root or not (RFC 7030, 3.6.1).
+    `identify`: puts a client certificate and its key into the context it is given.
+    `explain`: called when TLS failed; raises what really happened if it knows better (a key that
+    could not sign is to TLS only an odd handshake).
+    `timeout`: seconds for one whole exchange. `limit`: bytes of a reply's body.
+    """
+
+    def __init__(
+        self,
+        trust: Path,
+        *,
+        identify: Callable[[ssl.SSLContext], None] | None = None,
+        explain: Callable[[], None] | None = None,
+        timeout: float = 30,
+        limit: int = 1 << 20,
+    ) -> None:
+        self._trust, self._explain, self._timeout, self._limit = trust, explain, timeout, limit
+        context = tls_context(trust)
+        if identify:
+            identify(context)
+            context.post_handshake_auth = True
+        self._alarm = _Alarm(timeout)
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.adapters.clear()
+        self._session.mount("https://", _Adapter(context, self._alarm))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._session.close()
+        self._alarm.close()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Reply:
+        """One exchange; any status is a reply. `url` starts with https://.
+
+        Raises Unreachable, TimedOut, ReplyTruncated, TlsDates (75: later); TlsUntrusted, TlsName,
+        TlsClientRefused, TlsFailed, HttpGarbled, ReplyTooLarge (76).
+        """
+        host = host_of(url)
+        try:
+            with self._alarm.set():
+                reply = self._exchange(method, url, headers or {}, body)
+        except (requests.ConnectionError, requests.Timeout, HTTPError) as e:
+            self._translate(host, e)
+        except requests.exceptions.InvalidProxyURL as e:
+            raise ProxyUnusable(f"cannot reach {host}: HTTPS_PROXY is not a URL") from e
+        except requests.exceptions.InvalidHeader as e:
+            if not isinstance(_causes(e)[-1], HTTPError):
+                raise  # ours, not the server's
+            self._translate(host, e)
+        if self._alarm.rang:  # cut off, yet it looked whole: it ended with the connection
+            raise self._late(host)
+        return reply
+
+    def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Reply:
+        with self._session.request(
+            method,
+            url,
+            headers={"User-Agent": "tpm2cloud", "Accept-Encoding": "identity", **headers},
+            data=body,
+            proxies=requests.utils.get_environ_proxies(url),
+            timeout=self._timeout,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            whole = bytearray()
+            for piece in response.raw.stream(1 << 14, decode_content=False):
+                whole += piece
+                if len(whole) > self._limit:
+                    why = f"the reply is longer than {self._limit} bytes"
+                    raise ReplyTooLarge(f"cannot use {host_of(url)}: {why}", host=host_of(url))
+            return Reply(response.status_code, response.headers, bytes(whole))
+
+    def _late(self, host: str) -> TimedOut:
+        why = f"no complete answer within {self._timeout:g} s"
+        return TimedOut(f"cannot talk to {host}: {why}", host=host)
+
+    def _translate(self, host: str, error: Exception) -> NoReturn:
+        """The foreign exception in our words; the innermost cause is the one that says why."""
+        causes = _causes(error)
+        tls = next((e for e in causes if isinstance(e, ssl.SSLError)), None)
+        if tls and self._explain:
+            self._explain()
+        if self._alarm.rang or any(isinstance(e, TimeoutError) for e in causes):
+            raise self._late(host) from error
+        if any(isinstance(e, ProxyError) for e in causes):
+            why = f"through the proxy: {_why(causes)}"
+            raise Unreachable(f"cannot reach {host} {why}", host=host) from error
+        if tls and not isinstance(tls, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            raise tls_error(host, self._trust, tls) from error
+        if any(isinstance(e, IncompleteRead) for e in causes):
+            why = "it broke off"
+            raise ReplyTruncated(f"cannot read the reply of {host}: {why}", host=host) from error
+        if isinstance(causes[-1], OSError):
+            raise Unreachable(f"cannot reach {host}: {_why(causes)}", host=host) from error
+        why = f"its reply is not HTTP: {_why(causes)}"
+        raise HttpGarbled(f"cannot talk to {host}: {why}", host=host) from error
+
+
+def host_of(url: str) -> str:
+    """The host, and the port if the URL names one; never a user or password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """What a stranger sent, fit for a terminal and a log: one line, no control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:limit]
+
+
+def retry_after(headers: Mapping[str, str]) -> int | None:
+    """Seconds to stay away, 0 to 7 days (RFC 9110, 10.2.3), or None if not or not legibly said.
+
+    A date is taken relative to the server's own Date if there is one: our clock may be wrong.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"-?[0-9]+", value):
+        seconds = WEEK if len(value) > 9 else int(value)
+    else:
+        until = _date(value)
+        if until is None:
+            return None
+        now = _date(headers.get("Date", "")) or datetime.datetime.now(datetime.UTC)
+        seconds = int((until - now).total_seconds())
+    return min(max(seconds, 0), WEEK)
+
+
+def _date(text: str) -> datetime.datetime | None:
+    """An HTTP-date in any of the three forms of RFC 9110, 5.6.7 (all are UTC)."""
+    try:
+        return email.utils.parsedate_to_datetime(text).replace(tzinfo=datetime.UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """`error`, what caused it, what caused that, and so on."""
+    causes = [error]
+    while inner := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(inner)
+    return causes
+
+
+def _why(causes: list[BaseException]) -> str:
+    last = causes[-1]
+    text = printable(getattr(last, "strerror", None) or str(last) or type(last).__name__)
+    return text[:1].lower() + text[1:]
+
+
+class _Alarm:
+    """Cuts the line when an exchange takes too long: a read timeout starts anew at every byte."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._line: socket.socket | None = None
+        self.rang = False
+
+    def watch(self, line: socket.socket) -> None:
+        """From now on this connection is it: a duplicate, for TLS takes the original over."""
+        self.close()
+        self._line = line.dup()
+        if self.rang:  # while it was still connecting
+            self._ring()
+
+    @contextlib.contextmanager
+    def set(self) -> Iterator[None]:
+        self.rang = False
+        timer = threading.Timer(self._seconds, self._ring)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+
+    def _ring(self) -> None:
+        self.rang = True
+        if self._line:
+            with contextlib.suppress(OSError):  # the other end was faster
+                self._line.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self._line:
+            self._line.close()
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Hands our context to urllib3, whole: without this, requests adds certifi's anchors to it."""
+
+    def __init__(self, context: ssl.SSLContext, alarm: _Alarm) -> None:
+        class Connection(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                line = super()._new_conn()
+                alarm.watch(line)
+                return line
+
+        class Pool(HTTPSConnectionPool):
+            ConnectionCls = Connection
+
+        self._context, self._pools = context, {"https": Pool}
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs, ssl_context=self._context)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """The anchors are in the context already, and are all there are."""

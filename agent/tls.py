@@ -1,0 +1,103 @@
+"""TLS to servers that a pinned trust file vouches for, and what it means when that fails.
+
+The anchors are the certificates of one PEM file and nothing else: no system store, no environment.
+TLS 1.2 or newer; the host's name is checked against subjectAltName (RFC 9525), never the CN.
+"""
+
+import datetime
+import re
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.errors import (
+    AgentError,
+    TlsClientRefused,
+    TlsDates,
+    TlsFailed,
+    TlsName,
+    TlsUntrusted,
+    TrustUnreadable,
+)
+
+# X509_V_ERR_...: CERT_NOT_YET_VALID, CERT_HAS_EXPIRED; HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
+_DATES = {9: "not valid yet", 10: "no longer valid"}
+_NAMES = {62, 64}
+
+# The alerts of RFC 8446, 6.2, that a server sends about a client's certificate or its signature.
+_ABOUT_CLIENT = re.compile(
+    r"ALERT_(BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_(REVOKED|EXPIRED|UNKNOWN|REQUIRED)"
+    r"|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR)$"
+)
+
+
+def tls_context(trust: Path) -> ssl.SSLContext:
+    """For a client. `trust`: PEM, one or several certificates; each is an anchor, whether it signed
+    itself or not (RFC 7030, 3.6.1). Raises TrustUnreadable.
+    """
+    try:
+        anchors = x509.load_pem_x509_certificates(trust.read_bytes())
+    except OSError as e:
+        raise TrustUnreadable(f"cannot read '{trust}': {e.strerror}", path=trust) from e
+    except ValueError as e:
+        raise TrustUnreadable(f"cannot read '{trust}': not PEM certificates", path=trust) from e
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and name, has no anchor
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.hostname_checks_common_name = False
+    context.sslsocket_class = _Socket
+    context.load_verify_locations(cadata=b"".join(a.public_bytes(Encoding.DER) for a in anchors))
+    return context
+
+
+class _Socket(ssl.SSLSocket):
+    """Notes down the certificate that was not trusted: who shows what is half the diagnosis."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except ssl.SSLCertVerificationError as e:
+            chain = self._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # public in 3.13
+            e.add_note(_shown([c.public_bytes(2) for c in chain]))
+            raise
+
+
+def _shown(chain: list[bytes]) -> str:
+    """The certificate to blame: the first one out of date, else the server's own."""
+    try:
+        certificates = [x509.load_der_x509_certificate(der) for der in chain]
+        now = datetime.datetime.now(datetime.UTC)
+        late = (
+            c for c in certificates if not c.not_valid_before_utc <= now <= c.not_valid_after_utc
+        )
+        c = next(late, certificates[0])
+        names = f"'{c.subject.rfc4514_string()}' issued by '{c.issuer.rfc4514_string()}'"
+    except ValueError:
+        return "a certificate that cannot be read"
+    dates = f"{c.not_valid_before_utc:%Y-%m-%d %H:%M} to {c.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    return f"{''.join(x if x.isprintable() else '?' for x in names)[:200]}, valid {dates}"
+
+
+def tls_error(host: str, trust: Path, error: ssl.SSLError) -> AgentError:
+    """What a failed handshake means: TlsDates (75), TlsUntrusted, TlsName, TlsClientRefused,
+    TlsFailed (76). In TLS 1.3 a server refuses our certificate only after the handshake.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _untrusted(host, trust, error)
+    why = (error.reason or str(error)).lower().replace("_", " ")
+    if _ABOUT_CLIENT.search(error.reason or ""):
+        return TlsClientRefused(f"cannot log in to {host}: {why}", host=host)
+    return TlsFailed(f"cannot agree on TLS with {host}: {why}", host=host)
+
+
+def _untrusted(host: str, trust: Path, error: ssl.SSLCertVerificationError) -> AgentError:
+    shown = "; ".join(getattr(error, "__notes__", ["a certificate"]))
+    if when := _DATES.get(error.verify_code):
+        clock = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+        why = f"its certificate is {when}: {shown}, and the clock here says {clock}"
+        return TlsDates(f"cannot trust {host}: {why}", host=host)
+    kind = TlsName if error.verify_code in _NAMES else TlsUntrusted
+    why = f"{error.verify_message.rstrip('.')}; it shows {shown}"
+    return kind(f"cannot trust {host}: {why}", host=host, trust=trust)
