@@ -126,13 +126,13 @@ class Desired:
     edge_ca: EdgeCa | None = None
 
     def secrets(self) -> frozenset[str]:
-        """What must not be quoted in a message, although the file holds it."""
+        """What must not be quoted in a message, although the file holds it, in both spellings."""
         found = {self.keystore.pin} if self.keystore else set()
         if self.est and isinstance(self.est.auth, Basic):
             found.add(self.est.auth.password)
         if isinstance(self.identity, TpmAttestation):
             found |= {self.identity.owner_auth, self.identity.endorsement_auth}
-        return frozenset(found - {""})
+        return frozenset({*found, *map(percent, found)} - {""})
 
 
 def percent(text: str) -> str:
