@@ -28,6 +28,11 @@ class AgentError(Exception):
         self.remedy = type(self).remedy.format(**fields)
 
 
+class CsrInvalid(AgentError):
+    code = "csr-invalid"
+    remedy = "The key signed wrongly: report it, with: tpm2_getcap properties-fixed"
+
+
 # --- 78: somebody must edit something ------------------------------------------------------------
 
 
@@ -99,6 +104,19 @@ class TokenUnreadable(ConfigError):
     )
 
 
+class TlsProvider(ConfigError):
+    code = "tls-provider"
+    remedy = (
+        "Run it with a Python that uses the system's OpenSSL 3, as Debian's does: "
+        "python3 -c 'import ssl; print(ssl.OPENSSL_VERSION)'"
+    )
+
+
+class TlsCertificateUnusable(ConfigError):
+    code = "tls-cert-unusable"
+    remedy = "{path} must hold this key's certificate, PEM, and after it those of the CAs above it"
+
+
 # --- 77 ------------------------------------------------------------------------------------------
 
 
@@ -136,6 +154,13 @@ class TpmAuth(TpmError):
 class TpmDisabled(TpmError):
     code = "tpm-hierarchy-disabled"
     remedy = "Enable the storage and endorsement hierarchies in the firmware set-up"
+
+
+class TpmPssSalt(TpmError):
+    code = "tpm-pss-salt"
+    remedy = (
+        "Use ECC keys with this TPM, or update its firmware: its RSA signatures do not suit TLS"
+    )
 
 
 class TpmFull(TpmError):
