@@ -101,8 +101,8 @@ class Pkcs11:
     library: Path | None = None
 
     def problems(self) -> Problems:
-        if not 1 <= len(self.token.encode()) <= 32:
-            yield "token", "must be 1 to 32 bytes long (PKCS #11: CK_TOKEN_INFO)"
+        if not 1 <= len(self.token.encode()) <= 31:
+            yield "token", "must be 1 to 31 bytes long (more libtpm2_pkcs11 does not read)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,6 @@ class Operational:
     password_file: Path | None = None
     renew_at: str = "80%"
     rotate_key: bool = True
-    edge_ca: bool = False
 
     def problems(self) -> Problems:
         if self.issued_by == "est":
@@ -126,6 +125,18 @@ class Operational:
         percent = self.renew_at.removesuffix("%")
         if percent == self.renew_at or not percent.isdigit() or not 1 <= int(percent) <= 99:
             yield "renew_at", f"must be '1%' to '99%' of the lifetime, not {self.renew_at!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeCa:
+    """What certifies IoT Edge's modules: a CA from the operational EST server, or its own."""
+
+    issued_by: Literal["est", "device"] = "device"
+    days: int = 90
+
+    def problems(self) -> Problems:
+        if self.days < 1:
+            yield "days", "must be at least 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +168,7 @@ class Config:
     ldevid: Ldevid | None = None
     pkcs11: Pkcs11 = field(default_factory=Pkcs11)
     operational: Operational | None = None
+    edge_ca: EdgeCa | None = None
     aziot: Aziot = field(default_factory=Aziot)
 
     def problems(self) -> Problems:
@@ -168,6 +180,9 @@ class Config:
         est = self.ldevid and self.ldevid.est
         if est and est.auth == "mtls" and not self.idevid.require:
             yield "idevid.require", "must be true, for ldevid.est.auth = 'mtls'"
+        by_est = self.operational is not None and self.operational.issued_by == "est"
+        if self.edge_ca and self.edge_ca.issued_by == "est" and not by_est:
+            yield "edge_ca.issued_by", "'est' needs operational.issued_by = 'est'"
 
 
 def files(path: Path) -> list[Path]:

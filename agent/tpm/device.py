@@ -1,9 +1,11 @@
 """The TPM, opened once per process: what it holds, what it makes, what it signs."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -50,10 +52,18 @@ class Tpm:
     Every method raises TpmError (or a child of it); absence is None, never an error.
     """
 
-    def __init__(self, tcti: str, auths: dict[str, bytes] | None = None) -> None:
-        """`auths`: passwords of the hierarchies, by 'owner' and 'endorsement', if they have any."""
+    def __init__(
+        self, tcti: str, auths: dict[str, bytes] | None = None, ledger: Path | None = None
+    ) -> None:
+        """`auths`: passwords of the hierarchies, by 'owner' and 'endorsement', if they have any.
+
+        `ledger`: a file that says, while we run, what was loaded before us. Without a resource
+        manager what a killed process had loaded stays in the TPM's few slots; the ledger it leaves
+        lets the next one throw out just that. One process at a time may use a ledger.
+        """
         self.tcti = tcti
         self._auths = auths or {}
+        self._ledger = ledger
         self._context: Esys | None = None
 
     def __enter__(self) -> Self:
@@ -63,6 +73,8 @@ class Tpm:
         if self._context is not None:
             self._context.close()
             self._context = None
+            if self._ledger is not None:
+                self._ledger.unlink(missing_ok=True)
 
     # --- the chip ---
 
@@ -73,6 +85,8 @@ class Tpm:
             os.environ.setdefault("TSS2_LOG", "all+none")
             with speaking(f"open the TPM at '{self.tcti}'"):
                 self._context = self._open()
+            if self._ledger is not None:
+                self._clean_up(self._ledger)
         return self._context
 
     def _open(self) -> Esys:
@@ -90,6 +104,16 @@ class Tpm:
             context.close()
             raise
         return context
+
+    def _clean_up(self, ledger: Path) -> None:
+        """No fsync: a power cut empties the slots by itself."""
+        loaded = self.loaded()
+        try:
+            before = set(json.loads(ledger.read_text()))
+        except (FileNotFoundError, ValueError):  # none, or cut off before anything was loaded
+            before = loaded
+        self.flush(sorted(loaded - before))
+        ledger.write_text(json.dumps(sorted(loaded & before)))
 
     def wait(self, seconds: float) -> None:
         """Until the TPM answers, at most `seconds`; then raises TpmUnavailable."""

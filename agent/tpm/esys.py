@@ -15,6 +15,7 @@ from typing import Any
 from tpm2_pytss import ESAPI, TSS2_Exception
 
 from agent.errors import (
+    KeyOfAnotherTpm,
     TpmAuth,
     TpmDisabled,
     TpmError,
@@ -40,6 +41,7 @@ WORDS: dict[int, type[TpmError]] = {
     0x902: TpmFull,
     0x903: TpmFull,
     0x14B: TpmFull,
+    0x1DF: KeyOfAnotherTpm,  # integrity check of a wrapped key failed
 }
 LAYER, TCTI_LAYER = 0xFF0000, 0x0A0000  # TSS 2.0 Overview, 3.6: which layer speaks
 

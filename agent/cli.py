@@ -1,0 +1,152 @@
+"""The command line: parse, dispatch, print; an AgentError becomes two lines and an exit status."""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import __version__, config, credentials, deviceid, journal, store
+from agent.errors import AgentError
+from agent.state import State, write_json
+
+if TYPE_CHECKING:
+    from agent.tpm import Tpm
+
+# What needs the TPM is imported by the verb that does: `tpm2cloud config` must not wait for it.
+
+log = logging.getLogger(__name__)
+
+
+def provision(args: argparse.Namespace) -> int:
+    from agent import inputs, plan
+
+    conf, state = config.load(args.config), _state()
+    inputs.check(conf)
+    if args.dry_run:
+        return _dry_run(conf, state)
+    with store.lock(state.directory), _tpm(conf, state.loaded) as tpm, _remembered(state):
+        plan.run(plan.plan(conf, tpm, state))
+    journal.tell_systemd("READY=1\nSTATUS=provisioned")
+    return 0
+
+
+def _dry_run(conf: config.Config, state: State) -> int:
+    from agent import plan
+
+    with _tpm(conf) as tpm:
+        steps = plan.plan(conf, tpm, state)
+        width = max(len(step.name) for step in steps)
+        for step in steps:
+            was = step.done()
+            print(f"{step.name:{width}}  {f'done: {was}' if was else 'would be done'}")
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    from agent import plan, status
+
+    conf, state = config.load(args.config), _state()
+    with _tpm(conf) as tpm:
+        seen = status.look(plan.plan(conf, tpm, state), state)
+    if args.json:
+        print(json.dumps(status.as_json(seen), indent=2))
+    else:
+        print("\n".join(status.as_text(seen)))
+    return status.verdict(seen)
+
+
+def identity(args: argparse.Namespace) -> int:
+    from agent import identity
+
+    conf = config.load(args.config)
+    with _tpm(conf) as tpm:
+        found = identity.gather(tpm, deviceid.resolve(conf.device.id))
+    print(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
+    return 0
+
+
+def show_config(args: argparse.Namespace) -> int:
+    for at, value, origin in config.effective(args.config):
+        shown = [str(each) for each in value] if isinstance(value, tuple) else value
+        print(f"{at} = {shown!s}  # {origin}")
+    return 0
+
+
+def _state() -> State:
+    """systemd names the directory, or several (systemd.exec(5), StateDirectory=)."""
+    named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return State(Path(named) if named else config.VAR)
+
+
+@contextlib.contextmanager
+def _tpm(conf: config.Config, ledger: Path | None = None) -> Iterator["Tpm"]:
+    from agent.tpm import Tpm
+
+    named = {name: credentials.optional(f"tpm-{name}-auth") for name in ("owner", "endorsement")}
+    auths = {name: auth for name, auth in named.items() if auth is not None}
+    with Tpm(conf.tpm.tcti, auths, ledger) as tpm:
+        yield tpm
+
+
+@contextlib.contextmanager
+def _remembered(state: State) -> Iterator[None]:
+    """Why a run stopped is kept for `status`, until one does not."""
+    try:
+        yield
+    except AgentError as e:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        told = {"step": e.step, "code": e.code, "message": str(e), "remedy": e.remedy, "at": at}
+        write_json(state.failure, told, mode=0o644)
+        raise
+    if state.failure.exists():
+        store.remove(state.failure)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="tpm2cloud",
+        description='From "there is a TPM 2.0" to "provisioned in Azure".',
+        epilog="Exit status: 0 done; 2 usage; 3 not yet, 4 failed (status); 69 no usable TPM; "
+        "75 try later; 76 a server said no; 77 not permitted; 78 configuration.",
+    )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    top.add_argument("--config", type=Path, default=config.ETC / "config.toml", metavar="FILE")
+    top.add_argument("--debug", action="store_true", help="say more, show tracebacks")
+    verbs = top.add_subparsers(metavar="COMMAND", required=True)
+    add = verbs.add_parser("provision", help="do what is left to do (what the service runs)")
+    add.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    add.set_defaults(verb=provision)
+    add = verbs.add_parser("status", help="where this device is, step by step")
+    add.add_argument("--json", action="store_true", help="for programs")
+    add.set_defaults(verb=status)
+    add = verbs.add_parser("config", help="the settings in force, each with its origin")
+    add.set_defaults(verb=show_config)
+    add = verbs.add_parser("identity", help="what a back office needs to enrol this device")
+    add.add_argument("--json", action="store_true", help="for programs")
+    add.set_defaults(verb=identity)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    journal.setup(debug=args.debug)
+    try:
+        return int(args.verb(args))
+    except AgentError as e:
+        at = f"{e.step}: " if e.step else ""
+        log.error("%s%s [%s]", at, e, e.code, exc_info=args.debug)
+        log.error("Remedy: %s", e.remedy)
+        journal.tell_systemd(f"STATUS={at}{e} [{e.code}]")
+        return e.status
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What the configuration points at: trust files and secrets, looked at before a thing changes."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agent import credentials, x509
+from agent.config import Config, LdevidEst, Operational
+from agent.errors import ConfigError, TrustUnreadable
+
+
+def check(config: Config) -> None:
+    """Raises the one ConfigError found, or one that lists several."""
+    found: list[ConfigError] = []
+    for look in _looks(config):
+        try:
+            look()
+        except ConfigError as e:
+            found.append(e)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise ConfigError("cannot begin:\n  " + "\n  ".join(f"{e} [{e.code}]" for e in found))
+
+
+def _looks(config: Config) -> Iterator[Callable[[], object]]:
+    for path in trust_files(config):
+        yield lambda path=path: _anchors(path)  # type: ignore[misc]
+    if config.ldevid and (est := config.ldevid.est) and est.auth != "mtls":
+        yield lambda: est_secret(est)
+    if config.operational and config.operational.auth == "basic":
+        yield lambda: operational_password(config.operational)  # type: ignore[arg-type]
+
+
+def _anchors(path: Path) -> None:
+    if not x509.anchors(path):
+        raise TrustUnreadable(f"cannot read the CA file '{path}': there is none", path=path)
+
+
+def trust_files(config: Config) -> Iterator[Path]:
+    """Every file of CA certificates that this configuration will need."""
+    if config.dps.attestation == "tpm":
+        return
+    if config.idevid.require:
+        yield config.idevid.trust
+    if config.ldevid and config.ldevid.est:
+        yield config.ldevid.est.trust
+        if config.ldevid.est.issuer:
+            yield config.ldevid.est.issuer
+    if config.ldevid and config.ldevid.ca:
+        yield config.ldevid.ca.certificate
+    if config.operational and config.operational.issued_by == "est":
+        yield config.operational.trust
+
+
+def est_secret(est: LdevidEst) -> str:
+    """The password or the shared secret for the EST server of the LDevID."""
+    if est.auth == "basic":
+        return credentials.read("est-password", est.password_file, "ldevid.est.password_file")
+    return credentials.read("est-secret", est.secret_file, "ldevid.est.secret_file")
+
+
+def operational_password(operational: Operational) -> str:
+    """IoT Edge's password at the EST server of the operational certificate."""
+    return credentials.read(
+        "operational-password", operational.password_file, "operational.password_file"
+    )

@@ -1,0 +1,70 @@
+"""The plan: which steps this configuration asks for, in order; and the one loop that runs them."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+from agent import deviceid, inputs, journal
+from agent.config import Config
+from agent.errors import AgentError
+from agent.state import State
+from agent.steps import Step, aziot, preflight
+from agent.steps.ek import ek
+from agent.steps.idevid import idevid
+from agent.steps.ldevid_cert import ldevid_cert
+from agent.steps.ldevid_key import ldevid_key
+from agent.steps.srk import srk
+from agent.steps.token import Token, token
+from agent.tpm import Tpm
+
+log = logging.getLogger(__name__)
+
+
+def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
+    """Pure: nothing is looked at before a step is."""
+    who = cache(lambda: deviceid.resolve(config.device.id))
+    return [
+        preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
+        preflight.clock([state.ldevid_cert, *inputs.trust_files(config)]),
+        preflight.device_id(who),
+        ek(tpm, config.tpm.manufacturer_roots),
+        *_keys(config, tpm, state, who),
+        aziot.configuration(config, state, who),
+        aziot.registration(config, state, who),
+    ]
+
+
+def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Iterator[Step]:
+    by_ek = config.dps.attestation == "tpm"
+    yield idevid(tpm, require=config.idevid.require and not by_ek, trust=config.idevid.trust)
+    yield srk(tpm, config.tpm.key, must_be_rsa=by_ek)
+    if config.ldevid is not None and not by_ek:
+        ours = Token(config.pkcs11, state)
+        yield ldevid_key(tpm, state.ldevid_key, config.tpm.key, ours.recover)
+        yield token(tpm, ours, state.ldevid_key)
+        yield ldevid_cert(tpm, config.ldevid, config.idevid.trust, state, who)
+
+
+def run(steps: Sequence[Step]) -> None:
+    """Look, act, look again. An AgentError leaves with the name of its step."""
+    width = max(len(step.name) for step in steps)
+    for step in steps:
+        journal.tell_systemd(f"STATUS={step.name}")
+        started = time.monotonic()
+        try:
+            what, evidence = _run(step)
+        except AgentError as e:
+            e.step = step.name
+            raise
+        took = time.monotonic() - started
+        log.info("%-*s %6.2f s  %s: %s", width, step.name, took, what, evidence)
+
+
+def _run(step: Step) -> tuple[str, str]:
+    if was := step.done():
+        return "already done", was
+    step.apply()
+    if now := step.done():
+        return "done", now
+    raise AgentError(f"cannot complete '{step.name}': applied, but still not done")

@@ -1,0 +1,64 @@
+"""What we keep in the state directory, file by file. None of it says "did run"."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import store
+
+
+@dataclass(frozen=True)
+class State:
+    """`directory` is world-traversable: IoT Edge's services read the certificate and the token."""
+
+    directory: Path
+
+    @property
+    def ldevid_key(self) -> Path:
+        """The LDevID key, wrapped by the SRK: no secret, but needed to put it into a token."""
+        return self.directory / "ldevid-key.pem"
+
+    @property
+    def ldevid_cert(self) -> Path:
+        """The LDevID certificate and its chain, PEM, leaf first, readable by all."""
+        return self.directory / "ldevid.pem"
+
+    @property
+    def pins(self) -> Path:
+        """The PINs of the PKCS#11 token; for root only."""
+        return self.directory / "pins.json"
+
+    @property
+    def pending(self) -> Path:
+        """The CSR a CA told us to come back with (RFC 7030, 4.2.3), and when."""
+        return self.directory / "enrolment.json"
+
+    @property
+    def registration(self) -> Path:
+        """What IoT Edge was last provisioned with, and the digest of the file it was told so by."""
+        return self.directory / "registration.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last run stopped; gone after one that did not."""
+        return self.directory / "failure.json"
+
+    @property
+    def loaded(self) -> Path:
+        """While we use the TPM: what was loaded in it before us."""
+        return self.directory / "tpm-loaded.json"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in the file; None if there is no file, or a damaged one (it is made anew)."""
+    data = store.read(path)
+    try:
+        found = json.loads(data) if data else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_json(path: Path, value: dict[str, Any], *, mode: int = 0o600) -> None:
+    store.write(path, json.dumps(value, indent=1, default=str).encode() + b"\n", mode=mode)

@@ -1,0 +1,70 @@
+"""The IDevID: who the factory says this device is (IEEE 802.1AR)."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.x509 import Certificate
+
+from agent import x509
+from agent.errors import (
+    IdevidAbsent,
+    IdevidExpired,
+    IdevidInvalid,
+    IdevidMismatch,
+    IdevidUntrusted,
+)
+from agent.steps import Step
+from agent.steps.preflight import look
+from agent.tpm import Tpm
+
+HANDLE, INDEX = 0x81020000, 0x01C90000
+
+
+def idevid(tpm: Tpm, *, require: bool, trust: Path) -> Step:
+    def done() -> str:
+        if not require and tpm.public(HANDLE) is None and tpm.nv_read(INDEX) is None:
+            return "none, and none is required"
+        leaf = chain(tpm, trust)[0]
+        return f"{HANDLE:#x} {x509.describe(leaf)}"
+
+    return look("idevid", done)
+
+
+def chain(tpm: Tpm, trust: Path) -> list[Certificate]:
+    """The checked IDevID certificate and its issuers, leaf first, the anchor last."""
+    leaf = certificate(tpm)
+    _check_key(tpm, leaf)
+    now = datetime.now(UTC)
+    if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
+        raise IdevidExpired(
+            f"cannot use the IDevID: valid from {leaf.not_valid_before_utc} to "
+            f"{leaf.not_valid_after_utc}, but it is {now}"
+        )
+    known = x509.anchors(trust)
+    try:
+        return x509.chain(leaf, known, known, now)
+    except x509.Untrusted as e:
+        raise IdevidUntrusted(f"cannot trust the IDevID: {e}") from e
+
+
+def certificate(tpm: Tpm) -> Certificate:
+    """Raises IdevidAbsent, IdevidInvalid."""
+    if (data := tpm.nv_read(INDEX)) is None:
+        raise IdevidAbsent(f"cannot find the IDevID: no certificate at NV {INDEX:#x}")
+    try:
+        return x509.parse(x509.first_der(data))[0]
+    except ValueError as e:
+        raise IdevidInvalid(f"cannot read the IDevID certificate at NV {INDEX:#x}: {e}") from e
+
+
+def _check_key(tpm: Tpm, leaf: Certificate) -> None:
+    key = tpm.public(HANDLE)
+    if key is None:
+        raise IdevidAbsent(f"cannot find the IDevID: a certificate, but no key at {HANDLE:#x}")
+    if key.key != leaf.public_key():
+        raise IdevidMismatch(
+            f"cannot use the IDevID: the certificate at NV {INDEX:#x} is not for the key at "
+            f"{HANDLE:#x}"
+        )
+    if not key.signs:
+        raise IdevidInvalid(f"cannot use the IDevID: the key at {HANDLE:#x} does not sign")

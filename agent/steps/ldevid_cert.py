@@ -1,0 +1,180 @@
+"""The LDevID certificate: issued by the owner's CA for the key in the TPM."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate, CertificateSigningRequest, load_pem_x509_csr
+
+from agent import config, inputs, store, x509
+from agent.errors import ConfigError, EstPending, IssuedWrong, Later
+from agent.state import State, read_json, write_json
+from agent.steps import Step, idevid, ldevid_key
+from agent.tpm import Tpm
+
+Enrol = Callable[[CertificateSigningRequest], list[Certificate]]
+
+
+def ldevid_cert(
+    tpm: Tpm, conf: config.Ldevid, idevid_trust: Path, state: State, who: Callable[[], str]
+) -> Step:
+    def done() -> str | None:
+        found = _kept(state.ldevid_cert)
+        key = tpm.public(ldevid_key.HANDLE)
+        if not found or key is None or found[0].public_key() != key.key:
+            return None
+        if not _good(found, _anchors(conf), who()):
+            return None
+        until = found[0].not_valid_after_utc
+        issuer = found[0].issuer.rfc4514_string()
+        return f"{x509.describe(found[0])}, issued by {issuer}, until {until:%Y-%m-%d %H:%M}Z"
+
+    def apply() -> None:
+        csr = _request(tpm, state.pending, who())
+        if conf.est is not None:
+            with _held(state.pending, csr):
+                issued = _by_est(tpm, conf.est, idevid_trust, csr)
+        else:
+            issued = _by_ca(conf, csr)
+        store.write(state.ldevid_cert, x509.pem(issued), mode=0o644)
+        if state.pending.exists():
+            store.remove(state.pending)
+
+    return Step("ldevid-cert", done, apply)
+
+
+def _kept(path: Path) -> list[Certificate]:
+    """What is in our own file; nothing, if it is missing or damaged: a new one is got then."""
+    data = store.read(path)
+    try:
+        return x509.parse(data) if data else []
+    except ValueError:
+        return []
+
+
+def _good(found: list[Certificate], roots: list[Certificate], cn: str) -> bool:
+    now = datetime.now(UTC)
+    try:
+        x509.check(found[0], cn, now)
+        x509.chain(found[0], roots, found[1:], max(now, found[0].not_valid_before_utc))
+    except (IssuedWrong, x509.Untrusted):
+        return False
+    return True
+
+
+def _anchors(conf: config.Ldevid) -> list[Certificate]:
+    """The CAs that may have issued the certificate."""
+    if conf.est is not None:
+        return x509.anchors(conf.est.issuer or conf.est.trust)
+    return x509.anchors(_ca(conf).certificate)
+
+
+def _ca(conf: config.Ldevid) -> config.LdevidCa:
+    if conf.ca is None:
+        raise RuntimeError("the configuration has either [ldevid.est] or [ldevid.ca]")
+    return conf.ca
+
+
+# --- the request, and coming back with it ---
+
+
+def _request(tpm: Tpm, pending: Path, cn: str) -> CertificateSigningRequest:
+    """The CSR that the CA told us to come back with, else a new one. Raises EstPending before the
+    time it told us."""
+    key = tpm.public(ldevid_key.HANDLE)
+    kept = read_json(pending)
+    if kept and key:
+        csr = load_pem_x509_csr(str(kept["csr"]).encode())
+        if csr.public_key() == key.key and x509.common_name(csr) == cn:
+            _wait(kept)
+            return csr
+    with tpm.private_key(ldevid_key.HANDLE) as private:
+        return x509.request(private, cn)
+
+
+def _wait(kept: dict[str, Any]) -> None:
+    """A clock that was turned back since then does not make us wait longer."""
+    now, since, until = time.time(), float(kept["since"]), float(kept["until"])
+    if since <= now < until:
+        left = round(until - now)
+        raise EstPending(f"cannot enroll yet: {kept['why']}; {left} s to go", seconds=left)
+
+
+@contextmanager
+def _held(pending: Path, csr: CertificateSigningRequest) -> Iterator[None]:
+    """ "Come back later" (202, or Retry-After of a busy server) is kept over restarts."""
+    try:
+        yield
+    except Later as e:
+        if e.seconds is not None:
+            since = time.time()
+            pem = csr.public_bytes(Encoding.PEM).decode()
+            told = {"csr": pem, "since": since, "until": since + e.seconds, "why": str(e)}
+            write_json(pending, told)
+        raise
+
+
+# --- who issues ---
+
+
+def _by_est(
+    tpm: Tpm, conf: config.LdevidEst, idevid_trust: Path, csr: CertificateSigningRequest
+) -> list[Certificate]:
+    from agent.est import Basic, Est, Secret
+    from agent.http import Https
+
+    credential: Basic | Secret | None = None
+    if conf.auth == "basic":
+        credential = Basic(conf.username or "", inputs.est_secret(conf))
+    elif conf.auth == "secret":
+        credential = Secret(inputs.est_secret(conf))
+    identity: AbstractContextManager[dict[str, Any]] = nullcontext({})
+    if conf.auth == "mtls":
+        identity = _by_idevid(tpm, idevid_trust)
+    with identity as client, Https(conf.trust, **client) as https:
+        est = Est(https, conf.url, credential=credential)
+        others = est.cacerts()
+        answer = est.simpleenroll(csr)
+    return x509.issued(
+        answer, csr, x509.anchors(conf.issuer or conf.trust), others, datetime.now(UTC)
+    )
+
+
+@contextmanager
+def _by_idevid(tpm: Tpm, trust: Path) -> Iterator[dict[str, Any]]:
+    """The IDevID as TLS client certificate, its key in the TPM (RFC 7030, 3.3.2)."""
+    from agent.tpm.provider import TlsKey
+
+    chain = idevid.chain(tpm, trust)
+    key = TlsKey(tpm.signer(idevid.HANDLE))
+    with _memory(x509.pem(chain[:-1] or chain)) as path:
+        yield {
+            "identify": lambda context: key.load_into(context, path),
+            "explain": key.raise_if_failed,
+        }
+
+
+@contextmanager
+def _memory(data: bytes) -> Iterator[Path]:
+    """A file that no disk sees and no kill leaves behind."""
+    fd = os.memfd_create("certificates")
+    with os.fdopen(fd, "wb") as f:
+        f.write(data)
+        f.flush()
+        yield Path(f"/proc/self/fd/{fd}")
+
+
+def _by_ca(conf: config.Ldevid, csr: CertificateSigningRequest) -> list[Certificate]:
+    """A CA on this very device: for a lab."""
+    ca = _ca(conf)
+    try:
+        key = ca.key.read_bytes()
+        made = x509.issue(csr, x509.anchors(ca.certificate)[0], key, ca.valid)
+    except (OSError, ValueError, TypeError) as e:
+        raise ConfigError(f"cannot issue with the local CA key '{ca.key}': {e}") from e
+    return [made]

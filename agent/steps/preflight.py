@@ -1,0 +1,59 @@
+"""Before anything is touched: a TPM that answers, a clock that can be right, a name."""
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent import RELEASED, x509
+from agent.errors import ClockImplausible, TpmUnavailable
+from agent.steps import Step
+from agent.tpm import Tpm
+
+
+def look(name: str, evidence: Callable[[], str]) -> Step:
+    """A step that can only find things as they should be, or say why not."""
+    return Step(name, evidence, lambda: None)
+
+
+def tpm_answers(tpm: Tpm, wait: float) -> Step:
+    """The TPM, waited for at most `wait` seconds: a driver may come up after us."""
+
+    def done() -> str | None:
+        try:
+            return f"{tpm} at {tpm.tcti}"
+        except TpmUnavailable:
+            return None
+
+    return Step("tpm", done, lambda: tpm.wait(wait))
+
+
+def clock(held: Iterable[Path]) -> Step:
+    """Not before this software was released, nor before the newest certificate we hold.
+
+    Nothing else can be known offline: being "synchronised" proves nothing, and a device may wake
+    up in 1970.
+    """
+
+    def done() -> str:
+        now = datetime.now(UTC)
+        floor, why = max(_floors(held))
+        if now < floor:
+            raise ClockImplausible(
+                f"cannot trust the clock: it says {now:%Y-%m-%d %H:%M}Z, but {why} is of "
+                f"{floor:%Y-%m-%d %H:%M}Z"
+            )
+        return f"{now:%Y-%m-%d %H:%M}Z"
+
+    return look("clock", done)
+
+
+def _floors(held: Iterable[Path]) -> Iterable[tuple[datetime, str]]:
+    yield RELEASED, "this software"
+    for path in held:
+        newest = x509.newest_not_before(x509.anchors(path)) if path.exists() else None
+        if newest is not None:
+            yield newest, f"a certificate in '{path}'"
+
+
+def device_id(resolve: Callable[[], str]) -> Step:
+    return look("device-id", resolve)

@@ -1,0 +1,104 @@
+"""The PKCS#11 token that IoT Edge's key service works with, with the LDevID key in it."""
+
+import json
+import pwd
+import secrets
+from pathlib import Path
+
+from agent import config, pkcs11, store
+from agent.errors import TokenPinsLost, UserMissing
+from agent.state import State, read_json
+from agent.steps import Step, ldevid_key, srk
+from agent.tpm import Public, Tpm
+from agent.tpm.keyfile import Wrapped
+
+KEY = "ldevid"  # CKA_LABEL
+
+
+class Token:
+    """The token of the configuration, and its PINs: random, of this device alone."""
+
+    def __init__(self, conf: config.Pkcs11, state: State) -> None:
+        self.conf, self._state = conf, state
+
+    def pins(self) -> pkcs11.Pins | None:
+        found = read_json(self._state.pins)
+        return pkcs11.Pins(**found) if found and found.keys() == {"user", "so"} else None
+
+    def new_pins(self) -> pkcs11.Pins:
+        """On disk before they are used: a token whose PIN nobody knows is lost."""
+        made = {"user": secrets.token_urlsafe(24), "so": secrets.token_urlsafe(24)}
+        store.write(self._state.pins, json.dumps(made).encode() + b"\n")
+        return pkcs11.Pins(**made)
+
+    def owner(self) -> tuple[int, int]:
+        """(uid, gid) of the user of IoT Edge's key service. Raises UserMissing."""
+        try:
+            user = pwd.getpwnam(self.conf.owner)
+        except KeyError as e:
+            raise UserMissing(
+                f"cannot make the PKCS#11 token: there is no user '{self.conf.owner}'",
+                setting="pkcs11.owner",
+            ) from e
+        return user.pw_uid, user.pw_gid
+
+    def recover(self, public: Public) -> Wrapped | None:
+        """The blobs of the LDevID key, if the token has them."""
+        found = pkcs11.look(self.conf.store, self.conf.token)
+        for key in found.keys if found else ():
+            if key.label == KEY and key.public == public.blob:
+                return Wrapped(key.public, key.private, srk.HANDLE)
+        return None
+
+
+def token(tpm: Tpm, ours: Token, key_file: Path) -> Step:
+    def done() -> str | None:
+        key = ldevid_key.read(key_file)
+        found = _look(tpm, ours)
+        if found is None or key is None:
+            return None
+        if ours.pins() is None:
+            raise TokenPinsLost(
+                f"cannot use the token '{found.label}': its PINs are not known here",
+                path=ours.conf.store,
+            )
+        if not found.holds(KEY, key.public) or found.owner != ours.owner():
+            return None
+        return f"'{found.label}' in {ours.conf.store}, with the key '{KEY}'"
+
+    def apply() -> None:
+        directory, label = ours.conf.store, ours.conf.token
+        key = _key(ldevid_key.read(key_file))
+        if _look(tpm, ours) is not None:
+            pkcs11.put(directory, label, key, below=tpm.serialized(srk.HANDLE))
+            pkcs11.own(directory, ours.owner())
+            return
+        pkcs11.create(
+            directory,
+            tpm,
+            srk.HANDLE,
+            label=label,
+            pins=ours.pins() or ours.new_pins(),
+            owner=ours.owner(),
+            keys=[key],
+        )
+
+    return Step("token", done, apply)
+
+
+def _look(tpm: Tpm, ours: Token) -> pkcs11.Token | None:
+    """The token, if it is there; it must live below our SRK."""
+    if tpm.public(srk.HANDLE) is None:
+        return None
+    return pkcs11.look(ours.conf.store, ours.conf.token, below=tpm.serialized(srk.HANDLE))
+
+
+def _key(wrapped: Wrapped | None) -> pkcs11.Key:
+    if wrapped is None:
+        raise RuntimeError("the LDevID key is made before the token")
+    public = wrapped.look()
+    if public.key is None:
+        raise RuntimeError("the LDevID key is an asymmetric one")
+    return pkcs11.Key(
+        KEY, wrapped.public, wrapped.private, public.key, public.signs, public.decrypts
+    )
