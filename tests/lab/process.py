@@ -13,18 +13,23 @@ PATIENCE = 30.0
 
 
 def start(
-    command: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    log: Path,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Run a program whose output goes to `log`; it also ends when we are killed (prctl(2),
     PR_SET_PDEATHSIG), so call it from a thread that lives as long as the program is needed."""
     ends_with_us = ["setpriv", "--pdeathsig", "TERM", "--"]
     with log.open("ab") as out:
         return subprocess.Popen(
-            [*ends_with_us, *map(str, command)],
+            [*ends_with_us, *command],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env=None if env is None else dict(env),
+            cwd=cwd,
+            env=env,
         )
 
 
@@ -39,10 +44,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str | Path], log: Path, answers: Callable[[], bool]
+    command: Sequence[str], log: Path, answers: Callable[[], bool], cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program for the length of the `with`, entered once it `answers`."""
-    process = start(command, log)
+    process = start(command, log, cwd=cwd)
     try:
         wait(process, answers, log)
         yield process

@@ -3,9 +3,10 @@
 import contextlib
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.lab import process
 
 LOCALCA = """\
 statedir = {ca}
@@ -55,30 +56,22 @@ def start(state: Path) -> subprocess.Popen[bytes]:
     sock.unlink(missing_ok=True)
     server = ["--server", f"type=unixio,path={sock}", "--ctrl", f"type=unixio,path={sock}.ctrl"]
     flags = ["--flags", "not-need-init,startup-clear"]
-    process = subprocess.Popen(
-        ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", *server, *flags],
-        stderr=subprocess.DEVNULL,
-    )
-    while not sock.exists():
-        assert process.poll() is None, "swtpm died"
-        time.sleep(0.01)
-    return process
+    command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", *server, *flags]
+    log = state / "swtpm.log"
+    started = process.start(command, log)
+    process.wait(started, sock.exists, log)
+    return started
 
 
 def tcti(state: Path) -> str:
     return f"swtpm:path={state}/tpm.sock"
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    process.wait()
-
-
 @contextlib.contextmanager
 def running(state: Path) -> Iterator[str]:
     """The TCTI of a TPM that runs for the length of the `with`."""
-    process = start(state)
+    started = start(state)
     try:
         yield tcti(state)
     finally:
-        stop(process)
+        process.stop(started)

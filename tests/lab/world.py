@@ -1,0 +1,119 @@
+"""All that is not the device: TPM maker, OEM, owner and operator with their CAs and servers."""
+
+import secrets
+import shutil
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from tests.lab import factory, nginx, pki, process, swtpm
+from tests.lab.est import EstServer
+from tests.lab.provisioning import Dps
+
+USER = "device"
+
+
+class World:
+    """CAs, EST servers and a provisioning service, running for the length of the `with`; many
+    devices may live in it. Everything is below `directory`, all servers on 127.0.0.1.
+
+    The owner's EST server issues LDevIDs, the operator's the operational certificates. Both CAs
+    are enrolled at the provisioning service.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        kind: pki.Kind = "ecc256",
+        owner_lasts: timedelta = 5 * pki.YEAR,
+        operations_lasts: timedelta = 5 * pki.YEAR,
+    ) -> None:
+        """`kind`: keys of the CAs. The EST servers issue for 90 days, or as long as their CA is
+        valid: `owner_lasts` and `operations_lasts` make shorter certificates."""
+        directory.mkdir(parents=True)
+        self.directory = directory
+        self.oem = pki.authority("OEM CA", kind)
+        self.owner = pki.authority("Owner CA", kind, lasts=owner_lasts)
+        self.operations = pki.authority("Operations CA", kind, lasts=operations_lasts)
+        self.tls = pki.authority("TLS CA", kind).server(directory / "tls")
+        self.maker = directory / "maker"
+        self.est_password, self.est_secret, self.operational_password = _secrets(3)
+        self._servers()
+        self._boards: dict[factory.Board, Path] = {}
+        self._stack = ExitStack()
+
+    def _servers(self) -> None:
+        at, tls = self.directory, self.tls
+        self._owner_est = EstServer(at / "owner-est", self.owner, tls)
+        self._operations_est = EstServer(at / "operations-est", self.operations, tls)
+        self.owner_est = nginx.Site(
+            name="owner",
+            port=process.free_port(),
+            behind=self._owner_est.port,
+            clients=[self.oem],
+            user=USER,
+            password=self.est_password,
+            secret=self.est_secret,
+        )
+        self.operations_est = nginx.Site(
+            name="operations",
+            port=process.free_port(),
+            behind=self._operations_est.port,
+            clients=[self.owner, self.operations],  # LDevID, and the certificate that renews itself
+            user=USER,
+            password=self.operational_password,
+            secret=_secrets(1)[0],
+        )
+        self._front = nginx.Front(at / "nginx", tls, [self.owner_est, self.operations_est])
+        enrolled = [ca.save(at / name).chain for name, ca in self._issuers().items()]
+        self.dps = Dps(at / "dps", tls, enrolled)
+        self.dps.behave(retry_after=0)
+
+    def _issuers(self) -> dict[str, pki.Authority]:
+        return {"owner": self.owner, "operations": self.operations}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for server in (self._owner_est, self._operations_est, self._front, self.dps):
+                stack.enter_context(server.running())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def requests(self, site: nginx.Site) -> list[nginx.Request]:
+        """What `owner_est` or `operations_est` was asked so far, oldest first."""
+        return self._front.requests(site)
+
+    def issued(self, site: nginx.Site) -> list[nginx.Request]:
+        """The requests for which a certificate was issued."""
+        asked = [r for r in self.requests(site) if r.uri.endswith("/simpleenroll")]
+        return [r for r in asked if r.status == 200]
+
+    def board(self, board: factory.Board) -> Path:
+        """The TPM state of such a board; made once (about a second), to be copied."""
+        if board not in self._boards:
+            state = self.directory / "boards" / str(len(self._boards))
+            swtpm.make(state, self.maker)
+            with swtpm.running(state) as tcti:
+                factory.make(tcti, self.oem, board)
+            self._boards[board] = state
+        return self._boards[board]
+
+    def solder(self, board: factory.Board, state: Path) -> None:
+        """A copy of such a board's TPM state, in the directory `state`."""
+        leave = shutil.ignore_patterns("*.sock*", ".lock", "*.log")
+        shutil.copytree(self.board(board), state, ignore=leave)
+
+    def maker_roots(self, directory: Path) -> None:
+        """The TPM maker's root and intermediate certificates, into `directory`."""
+        directory.mkdir(parents=True)
+        for certificate in (swtpm.roots(self.maker), self.maker / "issuercert.pem"):
+            shutil.copy(certificate, directory)
+
+
+def _secrets(count: int) -> list[str]:
+    return [secrets.token_urlsafe(18) for _ in range(count)]
