@@ -1,0 +1,277 @@
+"""IoT Edge's config.toml: our keys in, the operator's left as they are."""
+
+import itertools
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.aziot_config import (
+    Basic,
+    Desired,
+    EdgeCa,
+    Est,
+    Issued,
+    KeyPair,
+    Keystore,
+    Renewal,
+    TpmAttestation,
+    backup_for,
+    percent,
+    render,
+)
+from agent.errors import AziotConfigInvalid
+from agent.toml_edit import edit
+
+FILE = Path("/etc/aziot/config.toml")
+UPSTREAM = sorted((Path(__file__).parent / "aziot").glob("*.toml"))
+STORE = Keystore(library=Path("/usr/lib/libtpm2_pkcs11.so"), token="edge", pin="a b&c/1")  # noqa: S106
+THEIR_STORE = Keystore(library=Path("/usr/lib/libmypkcs11.so"), token="0", pin="1234")  # noqa: S106
+LDEVID = KeyPair(certificate=Path("/etc/aziot/ldevid.pem"), key=STORE.uri("ldevid"))
+BASIC = Basic(username="dev", password='p"w')  # noqa: S106
+SERVER = Est(url="https://est.example.com/est", auth=LDEVID, trust=(Path("/etc/est ca.pem"),))
+
+
+def desired(identity: Issued | KeyPair | TpmAttestation, **more: Any) -> Desired:
+    return Desired(registration_id="dev-1", id_scope="0ne00000001", identity=identity, **more)
+
+
+METHODS = {
+    "mtls": desired(Issued(), est=SERVER, keystore=STORE, edge_ca=EdgeCa(common_name="edge CA")),
+    "basic": desired(
+        Issued(renewal=None),
+        est=Est(url="https://est.example.com", auth=BASIC),
+        keystore=STORE,
+    ),
+    "static": desired(LDEVID, keystore=STORE),
+    "tpm": desired(TpmAttestation(owner_auth="o")),
+}
+
+
+def rendered(existing: str, what: Desired) -> dict[str, Any]:
+    return tomllib.loads(render(existing.encode(), what, FILE).decode())
+
+
+def paths(table: dict[str, Any], above: str = "") -> set[str]:
+    """Every value in it, by its dotted path."""
+    below = (
+        paths(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}"}
+        for key, value in table.items()
+    )
+    return set().union(*below)
+
+
+def upstream(name: str) -> str:
+    return (Path(__file__).parent / "aziot" / f"{name}.toml").read_text()
+
+
+# --- the shapes are those that the services read -------------------------------------------------
+
+
+def test_mutual_tls_by_the_ldevid_is_what_upstream_calls_bootstrap() -> None:
+    wanted = tomllib.loads(upstream("identity-service-dps-x509-pkcs11-est-bootstrap"))
+    del wanted["cert_issuance"]["est"]["auth"]["username"]
+    del wanted["cert_issuance"]["est"]["auth"]["password"]
+    ours = Desired(
+        registration_id="my-device",
+        id_scope="0ab1234C5D6",
+        identity=Issued(renewal=Renewal(threshold="90%", retry="1%")),
+        est=Est(
+            url="https://example.org/.well-known/est",
+            auth=KeyPair(
+                certificate=Path("/var/secrets/est-bootstrap-id.pem"),
+                key=THEIR_STORE.uri("est-bootstrap-id"),
+            ),
+            trust=(Path("/var/secrets/est-id-ca.pem"),),
+            renewal=Renewal(threshold="50%", retry="10%"),
+        ),
+        keystore=THEIR_STORE,
+    )
+    text = render(b"", ours, FILE).decode().replace("token=0", "slot-id=0")
+    assert tomllib.loads(text.replace("est%2Dbootstrap%2Did", "est-bootstrap-id")) == wanted
+
+
+def test_a_static_certificate_is_what_upstream_writes() -> None:
+    wanted = tomllib.loads(upstream("identity-service-dps-x509-pkcs11"))
+    pair = KeyPair(certificate=Path("/var/secrets/device-id.pem"), key=THEIR_STORE.uri("device-id"))
+    ours = Desired(
+        registration_id="my-device", id_scope="0ab1234C5D6", identity=pair, keystore=THEIR_STORE
+    )
+    text = render(b"", ours, FILE).decode().replace("token=0", "slot-id=0")
+    assert tomllib.loads(text.replace("device%2Did", "device-id")) == wanted
+
+
+def test_tpm_attestation_is_what_upstream_writes_and_where_the_tpm_is() -> None:
+    ours = Desired(
+        registration_id="my-device",
+        id_scope="0ab1234C5D6",
+        identity=TpmAttestation(tcti="device:/dev/tpmrm0", endorsement_auth="e"),
+    )
+    tpm = {"tcti": "device:/dev/tpmrm0", "hierarchy_authorization": {"endorsement": "e"}}
+    assert rendered("", ours) == tomllib.loads(upstream("identity-service-dps-tpm")) | {"tpm": tpm}
+
+
+def test_basic_authentication_has_no_certificate_for_the_est_server_to_renew() -> None:
+    est = rendered("", METHODS["basic"])["cert_issuance"]["est"]
+    assert est == {
+        "auth": {"username": "dev", "password": 'p"w'},
+        "urls": {"default": "https://est.example.com"},
+    }
+
+
+def test_an_edge_ca_is_issued_or_made_on_the_device() -> None:
+    renew = {"rotate_key": True, "threshold": "80%", "retry": "4%"}
+    issued = {"method": "est", "common_name": "edge CA", "auto_renew": renew}
+    assert rendered("", METHODS["mtls"])["edge_ca"] == issued
+    own = desired(LDEVID, keystore=STORE, edge_ca=EdgeCa(days=30))
+    made = {"auto_generated_edge_ca_expiry_days": 30, "auto_renew": renew}
+    assert rendered("", own)["edge_ca"] == made
+
+
+def test_uris_are_percent_encoded() -> None:
+    assert percent("Az09-_.~/é") == "Az09%2D%5F%2E%7E%2F%C3%A9"
+    slot = rendered("", METHODS["static"])["aziot_keys"]["pkcs11_base_slot"]
+    assert slot == "pkcs11:token=edge?pin-value=a%20b%26c%2F1"
+    est = rendered("", METHODS["mtls"])["cert_issuance"]["est"]
+    assert est["trusted_certs"] == ["file:///etc/est%20ca.pem"]
+    assert est["auth"]["bootstrap_identity_pk"].startswith("pkcs11:token=edge;object=ldevid?pin")
+
+
+def test_secrets_show_in_no_repr_and_are_known_in_both_spellings() -> None:
+    for what in METHODS.values():
+        assert what.secrets()
+        assert not any(secret in repr(what) for secret in what.secrets() if len(secret) > 1)
+    assert {"a b&c/1", "a%20b%26c%2F1", 'p"w'} <= METHODS["basic"].secrets()
+
+
+# --- what was there ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("path", UPSTREAM, ids=lambda path: path.stem)
+def test_upstreams_files_keep_what_is_theirs_and_say_what_we_want(path: Path, method: str) -> None:
+    once = render(path.read_bytes(), METHODS[method], FILE)
+    assert render(once, METHODS[method], FILE) == once
+    theirs, ours = tomllib.loads(path.read_text()), rendered("", METHODS[method])
+    now = tomllib.loads(once.decode())
+    assert paths(ours) <= paths(now)
+    lost = {key.split(".")[0] for key in paths(theirs) - paths(now)}
+    assert lost <= {"provisioning", "cert_issuance", "edge_ca"}
+    foreign = set(theirs) - {"provisioning", "cert_issuance", "edge_ca", "aziot_keys", "tpm"}
+    assert all(theirs[key] == now[key] for key in foreign)
+
+
+@pytest.mark.parametrize("path", UPSTREAM, ids=lambda path: path.stem)
+def test_every_comment_of_upstreams_files_survives(path: Path) -> None:
+    once = render(path.read_bytes(), METHODS["mtls"], FILE).decode()
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert [line for line in once.splitlines()[1:] if line.startswith("#")] == comments
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(METHODS, 2)))
+def test_changing_the_method_leaves_nothing_of_the_other_behind(before: str, after: str) -> None:
+    kept = '# mine\nhostname = "box" # also mine\n'
+    changed = render(render(kept.encode(), METHODS[before], FILE), METHODS[after], FILE)
+    assert tomllib.loads(changed.decode()) == rendered(kept, METHODS[after])
+    assert '# mine\nhostname = "box" # also mine\n' in changed.decode()
+
+
+def test_settings_of_the_operator_that_we_never_made_are_not_taken_away() -> None:
+    hers = (
+        '[cert_issuance.est.urls]\ndefault = "https://hers"\n[tpm]\nauth_key_index = 7\n[agent]\n'
+    )
+    now = rendered(hers, METHODS["static"])
+    assert now["cert_issuance"]["est"]["urls"]["default"] == "https://hers"
+    assert now["tpm"] == {"auth_key_index": 7}
+    assert now["agent"] == {}
+
+
+def test_an_est_url_for_the_operational_certificate_alone_would_win_and_goes() -> None:
+    hers = '[cert_issuance.est.urls]\ndevice-id = "https://old"\nmodule = "https://m"\n'
+    urls = rendered(hers, METHODS["mtls"])["cert_issuance"]["est"]["urls"]
+    assert urls == {"module": "https://m", "default": "https://est.example.com/est"}
+
+
+def test_credentials_for_the_operational_certificate_alone_would_win_and_go() -> None:
+    hers = '[provisioning.attestation]\nidentity_cert = { method = "est", url = "https://o" }\n'
+    cert = rendered(hers, METHODS["basic"])["provisioning"]["attestation"]["identity_cert"]
+    assert cert == {"method": "est", "common_name": "dev-1"}
+
+
+ODD = {
+    "dotted keys": 'provisioning.source = "none"\nprovisioning.attestation.x = 1 # c\nhostname="h"',
+    "inline tables": 'provisioning = { source = "manual", attestation = { y = 1 } }\n[agent]\nz = 1',
+    "scattered tables": """
+        [provisioning]
+        source = "dps"
+        [agent]
+        x = 1
+        [provisioning.attestation]
+        method = "tpm"
+        [edge_ca.auto_renew]
+        retry = "1%"
+        [edge_ca]
+        method = "est"
+        """,
+    "the inner table first": "[provisioning.attestation]\nx = 1\n[agent]\n[provisioning]\n",
+    "dots inside": '[cert_issuance]\nest.urls.m = "https://m"\nest.auth.username = "u"\n[agent]\n',
+    "arrays of tables": "[[provisioning]]\nx = 1\n[[provisioning]]\n[agent]\ny = 1\n",
+    "no table where one must be": 'provisioning = 1\ntpm = "x"\ncert_issuance = [1]\n',
+    "quoted keys": '["provisioning"]\n"source" = "dps"\n[ provisioning . "attestation" ]\n',
+    "no last newline": 'hostname = "box"',
+    "dos lines": '# c\r\nhostname = "box"\r\n[provisioning]\r\nsource = "manual" # c\r\n',
+    "other types": "[agent]\nday = 1979-05-27\nx = 0x1F\ny = 1e3\ntext = '''\na\n'''\n",
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_ways_to_write_toml(odd: str, method: str) -> None:
+    once = render(ODD[odd].encode(), METHODS[method], FILE)
+    assert render(once, METHODS[method], FILE) == once
+    now, ours = tomllib.loads(once.decode()), rendered("", METHODS[method])
+    assert paths(ours) <= paths(now)
+    theirs = tomllib.loads(ODD[odd])
+    assert all(theirs[key] == now[key] for key in {"hostname", "agent"} & theirs.keys())
+
+
+def test_comments_outside_survive_even_where_dotted_keys_must_be_rewritten() -> None:
+    text = '# top\nprovisioning.attestation.identity_cert.method = "est"\n[agent]\n# note\nx = 1\n'
+    once = render(text.encode(), METHODS["mtls"], FILE).decode()
+    assert "# top\n" in once
+    assert "[agent]\n# note\nx = 1\n" in once
+
+
+def test_setting_what_is_set_changes_no_byte() -> None:
+    odd = 'a.b=1 # x\r\n\n[ c ]\nd   =  { e = "f" }'
+    assert edit(odd, {("a", "b"): 1, ("c", "d", "e"): "f"}, [("nothing",), ("a", "no")]) == odd
+
+
+def test_the_hostname_is_never_set() -> None:
+    assert not any("hostname" in rendered("", what) for what in METHODS.values())
+
+
+@pytest.mark.parametrize(
+    "broken", [b"[provisioning", b"a = 1\na = 2\n", b"\xff\xfe", b"x = \0\n", b"\xef\xbb\xbfa = 1"]
+)
+def test_a_file_that_is_no_toml_is_refused_and_named(broken: bytes) -> None:
+    with pytest.raises(AziotConfigInvalid, match=re.escape(str(FILE))) as refused:
+        render(broken, METHODS["tpm"], FILE)
+    assert str(FILE) in refused.value.remedy
+
+
+# --- the backup ----------------------------------------------------------------------------------
+
+
+def test_the_operators_file_is_kept_for_ever_and_later_states_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    assert backup_for(file) is None
+    file.write_text("# hers")
+    first = tmp_path / "config.toml.before-tpm2cloud"
+    assert backup_for(file) == first
+    first.write_text("# hers")
+    assert backup_for(file) is None  # killed between backup and replacement
+    file.write_text("# ours, and edited")
+    assert backup_for(file) == tmp_path / "config.toml.previous"
