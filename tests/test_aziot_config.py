@@ -202,7 +202,7 @@ def test_credentials_for_the_operational_certificate_alone_would_win_and_go() ->
 
 ODD = {
     "dotted keys": 'provisioning.source = "none"\nprovisioning.attestation.x = 1 # c\nhostname="h"',
-    "inline tables": 'provisioning = { source = "manual", attestation = { y = 1 } }\n[agent]\nz = 1',
+    "inline tables": 'provisioning = { source = "manual", attestation = { y = 1 } }\n[agent]',
     "scattered tables": """
         [provisioning]
         source = "dps"
