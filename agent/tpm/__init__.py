@@ -2,5 +2,6 @@
 
 from agent.tpm.device import Tpm
 from agent.tpm.objects import Public, Transient
+from agent.tpm.provider import TlsKey
 
-__all__ = ["Public", "Tpm", "Transient"]
+__all__ = ["Public", "TlsKey", "Tpm", "Transient"]
