@@ -1,0 +1,119 @@
+package main
+
+import "math"
+
+// readEdge reads what belongs to IoT Edge alone. Nothing here is used by the stand-in; the tables
+// are checked so that a writer's mistakes in them are seen.
+func readEdge(t *table) {
+	for _, key := range []string{"trust_bundle_cert", "additional_info"} {
+		if t.has(key) {
+			parsed(t, key, parseFileURI)
+		}
+	}
+	t.text("imported_master_encryption_key")
+	t.boolean("allow_elevated_docker_permissions")
+	if t.has("auto_reprovisioning_mode") {
+		t.oneOf("auto_reprovisioning_mode", "Dynamic", "AlwaysOnStartup", "OnErrorOnly")
+	}
+	readCounts(t.sub("iotedge_max_requests"), "management", "workload")
+	readEdgeCA(t.sub("edge_ca"))
+	readAgent(t.sub("agent"))
+	for _, key := range []string{"connect", "listen"} {
+		if uris := t.sub(key); uris != nil {
+			uris.must("workload_uri")
+			uris.must("management_uri")
+			uris.end()
+		}
+	}
+	readWatchdog(t.sub("watchdog"))
+	readMoby(t.sub("moby_runtime"))
+	if images := t.sub("image_garbage_collection"); images != nil {
+		images.boolean("enabled")
+		for _, key := range []string{
+			"cleanup_recurrence", "image_age_cleanup_threshold", "cleanup_time",
+		} {
+			images.text(key)
+		}
+		images.end()
+	}
+}
+
+// readEdgeCA tries the variants in the order of the real one: issued, preloaded, quickstart.
+func readEdgeCA(t *table) {
+	if t == nil {
+		return
+	}
+	switch {
+	case t.has("method"):
+		readIssued(t, false)
+	case t.has("cert") || t.has("pk"):
+		parsed(t, "cert", parseFileURI)
+		parsed(t, "pk", parseKeyLocation)
+	default:
+		if !t.has("auto_generated_edge_ca_expiry_days") {
+			t.problem("auto_generated_edge_ca_expiry_days", "missing field")
+		}
+		t.integer("auto_generated_edge_ca_expiry_days", 1, math.MaxUint32)
+		if renew := t.sub("auto_renew"); renew != nil {
+			readRenewal(renew)
+		}
+		readSubject(t, &Issuance{})
+	}
+	t.end()
+}
+
+func readAgent(t *table) {
+	if t == nil {
+		return
+	}
+	t.must("name")
+	t.must("type")
+	if t.has("imagePullPolicy") {
+		t.oneOf("imagePullPolicy", "on-create", "never")
+	}
+	if env := t.sub("env"); env != nil {
+		env.textMap()
+	}
+	if config := t.sub("config"); config != nil {
+		config.must("image")
+		config.text("imageHash")
+		config.text("digest")
+		config.boolean("allowElevatedDockerPermissions")
+		config.free("createOptions", "auth")
+		config.end()
+	} else if !t.has("config") {
+		t.problem("config", "missing field")
+	}
+	t.end()
+}
+
+func readWatchdog(t *table) {
+	if t == nil {
+		return
+	}
+	if text, isText := t.values["max_retries"].(string); isText && text == "infinite" {
+		t.free("max_retries")
+	}
+	if !t.asked["max_retries"] {
+		t.integer("max_retries", 0, math.MaxUint32)
+	}
+	t.end()
+}
+
+func readMoby(t *table) {
+	if t == nil {
+		return
+	}
+	t.must("uri")
+	if !t.has("network") {
+		t.problem("network", "missing field")
+	}
+	t.free("network")
+	if trust := t.sub("content_trust"); trust != nil {
+		if certs := trust.sub("ca_certs"); certs != nil {
+			certs.textMap()
+		}
+		trust.end()
+	}
+	t.end()
+}

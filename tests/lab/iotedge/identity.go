@@ -1,0 +1,243 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Identity plays aziot-identityd: it gets the device its identity and knows where it was assigned.
+type Identity struct {
+	mutex  sync.Mutex // one request at a time, as the real one
+	config *Config
+	lab    *Lab
+	keys   *Keys
+	certs  *Certs
+	log    *Log
+	device *Device
+}
+
+// Device is the assignment, in the form of the real device_info file.
+type Device struct {
+	Hub      string `toml:"hub_name"`
+	Gateway  string `toml:"local_gateway_hostname"`
+	DeviceID string `toml:"device_id"`
+}
+
+// errInternal is all that callers of the API learn of errors of this kind.
+type errInternal struct{ cause error }
+
+func (e errInternal) Error() string { return e.cause.Error() }
+
+// errDPS is told to callers with its cause.
+type errDPS struct{ cause error }
+
+func (e errDPS) Error() string { return "DPS client error\ncaused by: " + e.cause.Error() }
+
+func newIdentity(lab *Lab, config *Config, log *Log) *Identity {
+	certs := map[string]string{}
+	for id, list := range config.PreloadedCerts {
+		if len(list) == 1 {
+			certs[id] = list[0]
+		}
+	}
+	keys := map[string]KeyLocation{}
+	for id, location := range config.PreloadedKeys {
+		keys[id] = location
+	}
+	preload := func(id, cert string, key KeyLocation) { certs[id], keys[id] = cert, key }
+	if config.Identity.Cert != "" {
+		preload(deviceID, config.Identity.Cert, config.Identity.Key)
+	}
+	preloadAuth := func(auth *ESTAuth, suffix string) {
+		if auth.hasPair() && auth.Bootstrap {
+			preload(estBootstrapID+suffix, auth.Cert, auth.Key)
+		} else if auth.hasPair() {
+			preload(estID+suffix, auth.Cert, auth.Key)
+		}
+	}
+	preloadAuth(config.EST.Auth, "")
+	if issued := config.Identity.Issued; issued != nil {
+		preloadAuth(issued.Auth, "-"+deviceID)
+	}
+	var system []string
+	if lab.SystemStore != "" {
+		system = []string{lab.SystemStore}
+	}
+	out := &Identity{config: config, lab: lab, log: log}
+	out.keys = &Keys{store: config.Keys, preloaded: keys, home: lab.state("keyd"), log: log}
+	out.certs = &Certs{
+		config: config, preloaded: certs, home: lab.state("certd"), system: system,
+		keys: out.keys, log: log,
+	}
+	return out
+}
+
+func (i *Identity) infoFile() string { return i.lab.state("identityd", "device_info") }
+
+// provision gets the credential in any case, and asks the provisioning service unless an earlier
+// answer is kept and `keep` says to be content with it.
+func (i *Identity) provision(reason string, keep bool) error {
+	i.log.event("provisioning", fields{"reason": reason})
+	err := i.provisionOnce(keep)
+	if err != nil {
+		i.log.event("provisioning-failed", fields{"reason": reason, "error": err.Error()})
+		return err
+	}
+	if i.device != nil {
+		i.log.event("provisioned", fields{
+			"hub": i.device.Hub, "device": i.device.DeviceID, "reason": reason,
+			"registration": i.config.RegistrationID, "scope": i.config.IDScope,
+		})
+	}
+	return nil
+}
+
+func (i *Identity) provisionOnce(keep bool) error {
+	switch {
+	case i.config.Source == "none":
+		return nil
+	case i.config.Source == "manual":
+		return errInternal{errors.New("the lab does not support manual provisioning")}
+	case i.config.Method == "tpm":
+		return errDPS{errors.New("the lab does not support attestation with TPM yet")}
+	case i.config.Method != "x509":
+		return errInternal{fmt.Errorf("the lab does not support attestation by %s", i.config.Method)}
+	}
+	credential, err := i.credential()
+	if err != nil {
+		return errInternal{fmt.Errorf("could not create certificate: %w", err)}
+	}
+	if i.config.RegistrationID == "" {
+		i.config.RegistrationID = credential.leaf().Subject.CommonName
+	}
+	if i.config.RegistrationID == "" {
+		return errInternal{errors.New("identity certificate missing common name")}
+	}
+	if keep && i.readInfo() {
+		return nil
+	}
+	return i.assign(credential)
+}
+
+func (i *Identity) assign(credential *Credential) error {
+	roots, err := rootPool(i.certs.system...)
+	if err != nil {
+		return errInternal{err}
+	}
+	payload, err := i.payload()
+	if err != nil {
+		return errInternal{err}
+	}
+	dps := &DPS{
+		endpoint: i.config.Endpoint, scope: i.config.IDScope, registration: i.config.RegistrationID,
+		payload: payload, credential: credential, roots: roots,
+		poll: i.lab.PollInterval.Duration, log: i.log,
+	}
+	assigned, err := dps.register()
+	if err != nil {
+		return errDPS{err}
+	}
+	i.log.event("assigned", fields{
+		"hub": assigned.Hub, "device": assigned.Device, "tls_client_asked": dps.asked,
+		"tls_client": credential.id, "tls_client_serial": serial(credential.leaf()),
+		"tls_client_spki": keyDigest(credential.key.public), "chain": len(credential.chain),
+	})
+	i.device = &Device{Hub: assigned.Hub, Gateway: assigned.Hub, DeviceID: assigned.Device}
+	if err := i.writeInfo(); err != nil {
+		return errInternal{fmt.Errorf("could not save device information state: %w", err)}
+	}
+	return nil
+}
+
+func (i *Identity) payload() (json.RawMessage, error) {
+	if i.config.Payload == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(i.config.Payload)
+	if err == nil && !json.Valid(text) {
+		err = fmt.Errorf("%s is not JSON", i.config.Payload)
+	}
+	return text, err
+}
+
+// readInfo takes the assignment of an earlier run, if there is one.
+func (i *Identity) readInfo() bool {
+	device := &Device{}
+	_, err := toml.DecodeFile(i.infoFile(), device)
+	if err != nil || device.Hub == "" || device.DeviceID == "" {
+		return false
+	}
+	i.device = device
+	return true
+}
+
+func (i *Identity) writeInfo() error {
+	if err := os.MkdirAll(filepath.Dir(i.infoFile()), 0o700); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(i.infoFile(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return firstOf(toml.NewEncoder(file).Encode(i.device), file.Close())
+}
+
+// reprovision forgets the assignment and asks anew, whether or not that succeeds.
+func (i *Identity) reprovision() error {
+	if err := os.Remove(i.infoFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		i.log.event("warning", fields{"error": err.Error()})
+	}
+	i.device = nil
+	return i.provision("Api", false)
+}
+
+// credential is the device identity, issued or renewed before if need be.
+func (i *Identity) credential() (*Credential, error) {
+	issued := i.config.Identity.Issued
+	if issued == nil {
+		return i.certs.credential(deviceID, deviceID)
+	}
+	chain, err := i.certs.read(deviceID)
+	if err != nil {
+		return nil, err
+	}
+	if chain == nil {
+		key, err := i.keys.create(deviceID, algorithmRSA)
+		if err != nil {
+			return nil, err
+		}
+		return i.certs.issue(deviceID, issued, i.subject(issued), key)
+	}
+	if issued.Renew != nil && issued.Renew.Threshold.due(chain[0], time.Now()) {
+		if err := i.renew(issued, chain[0]); err != nil {
+			i.log.event("renewal-failed", fields{"cert": deviceID, "error": err.Error()})
+		}
+	}
+	return i.certs.credential(deviceID, deviceID)
+}
+
+// subject is that of the CSR: the registration ID as common name, and what else is configured.
+func (i *Identity) subject(issued *Issuance) []byte {
+	return encodeSubject(i.config.RegistrationID, issued.Subject)
+}
+
+// renew replaces the device identity; the temporary certificate has an id of its own, as in certd.
+func (i *Identity) renew(issued *Issuance, old *x509.Certificate) error {
+	const temp = deviceID + "-temp"
+	return i.certs.renew(deviceID, issued.Renew.Rotate, algorithmRSA,
+		func(key *Key) ([]*x509.Certificate, error) {
+			fresh, err := i.certs.issue(temp, issued, old.RawSubject, key)
+			if err != nil {
+				return nil, err
+			}
+			return fresh.chain, os.Remove(i.certs.path(temp))
+		})
+}

@@ -1,0 +1,124 @@
+// Command iotedge stands in for Azure IoT Edge in the lab: it takes the real tool's arguments, is
+// at least as strict about config.toml as the real one, and then uses what it was given. It signs
+// through the PKCS#11 module, enrols certificates over EST and registers at a provisioning service.
+//
+//	iotedge config apply [-c FILE]
+//	iotedge system reprovision | restart | stop | status
+//	iotedge version
+//
+// One detached process plays the four daemons. Its outside is that of aziot-identityd: a Unix
+// socket with the same paths, api-version query, JSON and errors. Inside, keys have the ids and
+// labels, certificates the file names, and requests the order of the real services.
+//
+// # Where things are
+//
+// The real paths are compiled in; here a file iotedge-lab.toml says them. It lies in the directory
+// of the executable as invoked, symbolic links not followed, so that a bin/ directory per device
+// can hold a link to the one built program and its own file. No environment variable is read. Keys:
+//
+//	aziot_dir          plays /etc/aziot: config.toml is in it (required)
+//	state_dir          plays /var/lib/aziot; is made, mode 0700 (required). In it: super.toml (the
+//	                   applied configuration), certd/certs/, keyd/keys/, identityd/device_info,
+//	                   service.lock (held by the service, contains its pid), service.log (its
+//	                   stderr) and log.jsonl, the evidence: one JSON object a line, with time, event
+//	socket             plays /run/aziot/identityd.sock (required)
+//	pkcs11_store       directory, becomes TPM2_PKCS11_STORE of the service
+//	pkcs11_tcti        becomes TPM2_PKCS11_TCTI
+//	system_store       PEM file of further roots, plays the device's system certificate store
+//	poll_interval      between polls of a registration, unless Retry-After says; default "5s"
+//	startup_failure    what happens when provisioning fails at start. "restart", the default, is the
+//	                   real thing: identityd exits, systemd keeps the socket, so callers wait in
+//	                   its queue, unanswered, until a later start succeeds. "answer": requests are
+//	                   answered meanwhile ("device identity not found"), attempts go on
+//	restart_interval   between those attempts; default "5s", as in the real unit
+//	die_with_pid       the service ends when this process is gone
+//
+// # Where it differs
+//
+// It is stricter: unknown keys, doubtful URIs, half credentials, a config.toml others may read,
+// expired certificates, keys that do not match and labels that are not unique are errors. It does
+// not ask for root or change users, has no containers, and does not talk to the hub. Renewal
+// happens when a certificate is used, not by a timer. Symmetric keys, TPM attestation, manual provisioning and
+// local issuance are checked in the configuration but end in an error when used.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const usage = "Usage: iotedge config apply [-c FILE] | " +
+	"iotedge system reprovision|restart|stop|status | iotedge version"
+
+var errUsage = errors.New("usage")
+
+// errSystem is what the real tool says last when a `system` verb failed; the cause goes before it.
+var errSystem = errors.New("Error running system command")
+
+func main() {
+	err := run(os.Args)
+	if err == nil {
+		return
+	}
+	if errors.Is(err, errUsage) {
+		fmt.Fprintf(os.Stderr, "error: unrecognized arguments '%s'\n\n%s\n",
+			strings.Join(os.Args[1:], " "), usage)
+		os.Exit(2)
+	}
+	fmt.Fprintf(os.Stderr, "%v\n\n", err)
+	os.Exit(1)
+}
+
+func run(argv []string) error {
+	verb := strings.Join(argv[1:min(len(argv), 3)], " ")
+	rest := argv[min(len(argv), 3):]
+	if verb == "version" {
+		fmt.Println("iotedge 1.6.0 (lab stand-in)")
+		return nil
+	}
+	if verb == "config apply" {
+		return configApply(argv[0], rest)
+	}
+	action, known := map[string]func(*Lab) error{
+		"system reprovision": systemReprovision,
+		"system restart":     systemRestart,
+		"system stop":        systemStop,
+		"system status":      systemStatus,
+		serviceVerb:          serve,
+	}[verb]
+	if !known || len(rest) > 0 {
+		return errUsage
+	}
+	lab, err := findLab(argv[0])
+	if err != nil {
+		return err
+	}
+	return action(lab)
+}
+
+func configApply(argv0 string, args []string) error {
+	given := ""
+	switch {
+	case len(args) == 0:
+	case len(args) == 2 && (args[0] == "-c" || args[0] == "--config-file"):
+		given = args[1]
+	case len(args) == 1 && strings.HasPrefix(args[0], "--config-file="):
+		given = strings.TrimPrefix(args[0], "--config-file=")
+	default:
+		return errUsage
+	}
+	lab, err := findLab(argv0)
+	if err != nil {
+		return err
+	}
+	if given == "" {
+		given = filepath.Join(lab.AziotDir, "config.toml")
+	}
+	if err := apply(lab, given); err != nil {
+		return fmt.Errorf("Command failed: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// serviceVerb starts the service in the foreground; `config apply` runs it detached.
+const serviceVerb = "lab service"
+
+// serve runs until a signal, or until the process of die_with_pid is gone.
+func serve(lab *Lab) error {
+	if err := lab.setModuleEnvironment(); err != nil {
+		return err
+	}
+	lock, err := lockService(lab)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	log, err := openLog(lab.state("log.jsonl"))
+	if err != nil {
+		return err
+	}
+	config, _, err := readConfig(lab.state("super.toml"))
+	if err != nil {
+		return err
+	}
+	listener, err := listen(lab.Socket)
+	if err != nil {
+		return err
+	}
+	go endOnSignal(lab, log)
+	go endWith(lab.DieWithPid, lab, log)
+	identity := newIdentity(lab, config, log)
+	log.event("started", fields{"pid": os.Getpid(), "startup_failure": lab.StartupFailure})
+	server := &http.Server{Handler: identity, ConnContext: withPeer}
+	if lab.StartupFailure == "answer" {
+		identity.mutex.Lock() // requests wait for the first attempt, as behind the real start
+		go identity.start(lab.RestartInterval.Duration)
+	} else {
+		identity.mutex.Lock()
+		identity.start(lab.RestartInterval.Duration)
+	}
+	return server.Serve(listener)
+}
+
+// start provisions until it succeeds. The mutex is held by the caller, and free between attempts.
+func (i *Identity) start(interval time.Duration) {
+	for i.provision("Startup", true) != nil {
+		i.mutex.Unlock()
+		time.Sleep(interval)
+		i.mutex.Lock()
+		if i.device != nil {
+			break // a caller asked for provisioning meanwhile, and it worked
+		}
+	}
+	i.mutex.Unlock()
+}
+
+// lockService takes the lock that says a service is running; the file holds its pid.
+func lockService(lab *Lab) (*os.File, error) {
+	file, err := os.OpenFile(lab.state("service.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("a service is running already: %w", err)
+	}
+	if err := file.Truncate(0); err != nil {
+		return nil, err
+	}
+	if _, err := file.WriteString(strconv.Itoa(os.Getpid()) + "\n"); err != nil {
+		return nil, err
+	}
+	return file, nil
+}
+
+func listen(socket string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	return listener, os.Chmod(socket, 0o660)
+}
+
+func endOnSignal(lab *Lab, log *Log) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	end(lab, log, (<-signals).String())
+}
+
+// end leaves no session in the TPM: it waits for the operation at hand.
+func end(lab *Lab, log *Log, why string) {
+	tokenMutex.Lock()
+	log.event("stopped", fields{"why": why})
+	_ = os.Remove(lab.Socket) // a socket left over is removed at the next start
+	os.Exit(0)
+}
+
+func endWith(pid int, lab *Lab, log *Log) {
+	for pid > 0 {
+		if !alive(pid) {
+			end(lab, log, fmt.Sprintf("process %d is gone", pid))
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+}
+
+// alive says whether a process runs; one that only waits to be reaped does not.
+func alive(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}
