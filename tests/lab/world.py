@@ -67,7 +67,7 @@ class World:
             secret=_secrets(1)[0],
         )
         self._front = nginx.Front(at / "nginx", tls, [self.owner_est, self.operations_est])
-        enrolled = [ca.save(at / name).chain for name, ca in self._issuers().items()]
+        enrolled = [ca.save(at / name).root for name, ca in self._issuers().items()]
         self.dps = Dps(at / "dps", tls, enrolled)
         self.dps.behave(retry_after=0)
 
