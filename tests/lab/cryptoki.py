@@ -4,7 +4,7 @@ in the same order as iot-identity-service makes them (pkcs11/src/session.rs, obj
 import contextlib
 import ctypes
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, byref, c_ulong, c_void_p, sizeof
+from ctypes import Structure, byref, c_char_p, c_ulong, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class CkError(Exception):
 
 
 class _Attribute(Structure):  # CK_ATTRIBUTE, and CK_MECHANISM has the same shape
-    _fields_ = (("type", c_ulong), ("value", c_void_p), ("length", c_ulong))
+    _fields_ = (("type", c_ulong), ("value", c_char_p), ("length", c_ulong))
 
 
 class _InitializeArgs(Structure):
@@ -42,17 +42,14 @@ class _InitializeArgs(Structure):
 
 
 def _template(attributes: Template) -> Any:
-    array = (_Attribute * len(attributes))()
-    array.kept = []
-    for at, (kind, value) in enumerate(attributes.items()):
-        if isinstance(value, bool):
-            data = bytes([value])
-        else:
-            data = value if isinstance(value, bytes) else bytes(c_ulong(value))
-        buffer = ctypes.create_string_buffer(data, len(data))
-        array.kept.append(buffer)
-        array[at] = _Attribute(kind, ctypes.cast(buffer, c_void_p), len(data))
-    return array
+    entries = [(kind, _plain(value)) for kind, value in attributes.items()]
+    return (_Attribute * len(entries))(*(_Attribute(k, data, len(data)) for k, data in entries))
+
+
+def _plain(value: bool | int | bytes) -> bytes:
+    if isinstance(value, bool):
+        return bytes([value])
+    return value if isinstance(value, bytes) else bytes(c_ulong(value))
 
 
 class Service:
@@ -81,7 +78,7 @@ class Service:
         asked = _Attribute(attribute, None, 0)
         self._call("C_GetAttributeValue", c_ulong(handle), byref(asked), c_ulong(1))
         buffer = ctypes.create_string_buffer(asked.length)
-        asked.value = ctypes.cast(buffer, c_void_p)
+        asked.value = ctypes.cast(buffer, c_char_p)
         self._call("C_GetAttributeValue", c_ulong(handle), byref(asked), c_ulong(1))
         return buffer.raw
 
@@ -157,9 +154,7 @@ def _slot(library: Any, token: str) -> int:
     slots, count = (c_ulong * 16)(), c_ulong(16)
     _check("C_GetSlotList", library.C_GetSlotList(1, slots, byref(count)))
     for slot in slots[: count.value]:
-        info = ctypes.create_string_buffer(
-            sizeof(POINTER(c_ulong)) * 64
-        )  # CK_TOKEN_INFO: label[32]
+        info = ctypes.create_string_buffer(512)  # CK_TOKEN_INFO begins with char label[32]
         _check("C_GetTokenInfo", library.C_GetTokenInfo(c_ulong(slot), info))
         if info.raw[:32].decode().strip() == token:
             return int(slot)
