@@ -89,8 +89,10 @@ class Ldevid:
     ca: LdevidCa | None = None
 
     def problems(self) -> Problems:
-        if (self.est is None) == (self.ca is None):
-            yield "est", "give either [ldevid.est] or [ldevid.ca]"
+        if self.est is None and self.ca is None:
+            yield "est", "required (or [ldevid.ca])"
+        if self.est and self.ca:
+            yield "ca", "give either [ldevid.est] or [ldevid.ca]"
 
 
 @dataclass(frozen=True, kw_only=True)

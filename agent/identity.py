@@ -63,10 +63,9 @@ def _certificate(cert: Certificate) -> dict[str, Any]:
 
 
 def as_text(found: dict[str, Any], at: str = "") -> Iterator[str]:
+    """A line for each; the certificates themselves are in the JSON only."""
     for key, value in found.items():
         if isinstance(value, dict):
             yield from as_text(value, f"{at}{key}.")
-        else:
-            lines = str("-" if value is None else value).splitlines()
-            yield f"{at}{key}: {lines[0]}"
-            yield from lines[1:]
+        elif key != "pem":
+            yield f"{at}{key}: {'-' if value is None else value}"

@@ -1,5 +1,6 @@
 """What the configuration points at: trust files and secrets, looked at before a thing changes."""
 
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
         yield lambda path=path: _anchors(path)  # type: ignore[misc]
     if config.ldevid and (est := config.ldevid.est) and est.auth != "mtls":
         yield lambda: est_secret(est)
+    if config.operational and config.operational.issued_by == "est":
+        yield lambda: _shared(config.operational.trust)  # type: ignore[union-attr]
     if config.operational and config.operational.auth == "basic":
         yield lambda: operational_password(config.operational)  # type: ignore[arg-type]
 
@@ -34,6 +37,16 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
 def _anchors(path: Path) -> None:
     if not x509.anchors(path):
         raise TrustUnreadable(f"cannot read the CA file '{path}': there is none", path=path)
+
+
+def _shared(path: Path) -> None:
+    """IoT Edge's certificate service, another user, reads this one too."""
+    if path.exists() and not path.stat().st_mode & stat.S_IROTH:
+        raise TrustUnreadable(
+            f"cannot share the CA file '{path}' with IoT Edge: not everybody may read it (chmod "
+            "0644)",
+            path=path,
+        )
 
 
 def trust_files(config: Config) -> Iterator[Path]:

@@ -82,17 +82,28 @@ def build(cls: type[T], tree: Tree, found: Found, at: str = "") -> T | None:
         return None
     section = cls(**values)
     for key, what in getattr(section, "problems", tuple)():
-        leaf = tree.get(key)
-        found.add(at + key, what, leaf.origin if isinstance(leaf, Leaf) else None)
+        found.add(at + key, what, _origin(tree, key))
     return section
+
+
+def _origin(tree: Tree, key: str) -> Path | None:
+    """The file that gave the setting `key` (dotted), or the last one to say a thing near it."""
+    node: Any = tree
+    for part in key.split("."):
+        below = node.get(part) if isinstance(node, dict) else None
+        if not below:
+            break
+        node = below
+    if isinstance(node, Leaf):
+        return node.origin
+    return next((leaf.origin for _, leaf in reversed(list(leaves(node)))), None)
 
 
 def _unknown(tree: Tree, known: list[str], found: Found, at: str) -> None:
     for key in tree.keys() - set(known):
         near = difflib.get_close_matches(key, known, 1)
         hint = f", did you mean {near[0]}?" if near else ""
-        _, leaf = next(leaves({key: tree[key]}), ("", None))
-        found.add(at + key, "unknown setting" + hint, leaf.origin if leaf else None)
+        found.add(at + key, "unknown setting" + hint, _origin(tree, key))
 
 
 def _value(hint: Any, raw: Any, found: Found, at: str) -> Any:
@@ -103,7 +114,7 @@ def _value(hint: Any, raw: Any, found: Found, at: str) -> Any:
             return found.add(at, "must be a table", raw.origin)
         return build(cast(type[Any], hint), raw, found, f"{at}.")
     if not isinstance(raw, Leaf):
-        return found.add(at, "must not be a table", next((v.origin for _, v in leaves(raw)), None))
+        return found.add(at, "must not be a table", _origin(raw, ""))
     try:
         return _scalar(hint, raw.value)
     except (TypeError, ValueError) as e:

@@ -69,7 +69,9 @@ def sync_directory(path: Path) -> None:
 def lock(directory: Path) -> Iterator[None]:
     """Hold the directory (made if need be); the kernel lets go when we exit, however we exit."""
     with permitted(directory):
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            directory.chmod(0o755)  # whatever the umask: IoT Edge's services look into it
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

@@ -57,7 +57,9 @@ def registration(conf: Config, state: State, who: Who) -> Step:
         return f"device '{now.device_id}' at hub '{now.hub}'"
 
     def apply() -> None:
-        file, secrets = store.read(path) or b"", _secrets(conf, state)
+        file = store.read(path) or b""
+        desired = _desired(conf, state, who())
+        secrets = desired.secrets() if desired else frozenset()
         seconds = conf.aziot.timeout.total_seconds()
         aziot.apply(secrets, seconds)
         aziot.reprovision(secrets, seconds)
@@ -69,16 +71,6 @@ def registration(conf: Config, state: State, who: Who) -> Step:
 
 def _is_ours(now: aziot.Provisioning, conf: Config, who: str) -> bool:
     return (now.registration_id, now.id_scope) == (who, conf.dps.id_scope)
-
-
-def _secrets(conf: Config, state: State) -> list[str]:
-    """What config.toml holds that must not be quoted from what `iotedge` says."""
-    pins = Token(conf.pkcs11, state).pins()
-    found = [pins.user, aziot_config.percent(pins.user)] if pins else []
-    if conf.operational and conf.operational.auth == "basic":
-        found.append(inputs.operational_password(conf.operational))
-    auths = (credentials.optional(f"tpm-{name}-auth") for name in ("owner", "endorsement"))
-    return found + [auth.decode() for auth in auths if auth]
 
 
 # --- what the file must say ---
@@ -112,44 +104,37 @@ def _by_certificate(conf: Config, state: State, who: str) -> aziot_config.Desire
     keystore = aziot_config.Keystore(
         library=conf.pkcs11.library or library(), token=conf.pkcs11.token, pin=pins.user
     )
-    est = _est(operational, state) if operational.issued_by == "est" else None
+    ldevid = aziot_config.KeyPair(certificate=state.ldevid_cert, key=keystore.uri(KEY))
+    by_est = operational.issued_by == "est"
     return aziot_config.Desired(
         registration_id=who,
         id_scope=conf.dps.id_scope,
         global_endpoint=conf.dps.endpoint,
-        identity=aziot_config.Issued(renewal=_renewal(operational))
-        if est
-        else aziot_config.Static(certificate=state.ldevid_cert, label=KEY),
-        est=est,
+        identity=aziot_config.Issued(renewal=_renewal(operational)) if by_est else ldevid,
+        est=_est(operational, ldevid) if by_est else None,
         keystore=keystore,
         edge_ca=_edge_ca(conf.edge_ca, who),
     )
 
 
-def _est(conf: config.Operational, state: State) -> aziot_config.Est:
-    auth: aziot_config.Basic | aziot_config.Mtls
+def _est(conf: config.Operational, ldevid: aziot_config.KeyPair) -> aziot_config.Est:
+    auth: aziot_config.Basic | aziot_config.KeyPair = ldevid
     if conf.auth == "basic":
         password = inputs.operational_password(conf)
         auth = aziot_config.Basic(username=conf.username or "", password=password)
-    else:
-        auth = aziot_config.Mtls(certificate=state.ldevid_cert, label=KEY)
-    return aziot_config.Est(
-        url=conf.url or "", auth=auth, trust=(conf.trust,), renewal=_renewal(conf)
-    )
+    renewal = _renewal(conf)
+    return aziot_config.Est(url=conf.url or "", auth=auth, trust=(conf.trust,), renewal=renewal)
 
 
 def _renewal(conf: config.Operational) -> aziot_config.Renewal:
     return aziot_config.Renewal(threshold=conf.renew_at, rotate_key=conf.rotate_key)
 
 
-def _edge_ca(
-    conf: config.EdgeCa | None, who: str
-) -> aziot_config.EdgeCaFromEst | aziot_config.EdgeCaGenerated | None:
+def _edge_ca(conf: config.EdgeCa | None, who: str) -> aziot_config.EdgeCa | None:
     if conf is None:
         return None
-    if conf.issued_by == "est":
-        return aziot_config.EdgeCaFromEst(common_name=who)
-    return aziot_config.EdgeCaGenerated(days=conf.days)
+    by_est = conf.issued_by == "est"
+    return aziot_config.EdgeCa(common_name=who if by_est else None, days=conf.days)
 
 
 def library() -> Path:

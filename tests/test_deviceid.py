@@ -1,0 +1,90 @@
+"""Who the device is, from what its board says."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from agent import deviceid
+from agent.errors import DeviceIdInvalid
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """The file system of a Raspberry Pi, as far as it matters."""
+    for path, text in {
+        "proc/cpuinfo": "processor\t: 0\nHardware\t: BCM2711\nSerial\t\t: 10000000a1b2c3d4\n"
+        "Model\t\t: Raspberry Pi 4 Model B Rev 1.2\n",
+        "sys/firmware/devicetree/base/serial-number": "10000000a1b2c3d4\0",
+        "sys/class/net/eth0/address": "dc:a6:32:01:02:03\n",
+        "sys/class/net/lo/address": "00:00:00:00:00:00\n",
+        "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def test_the_serial_number_is_the_device_trees(board: Path) -> None:
+    assert deviceid.resolve("{serial}", board) == "10000000a1b2c3d4"
+
+
+def test_sources_and_text_mix(board: Path) -> None:
+    assert deviceid.resolve("line7-{serial}", board) == "line7-10000000a1b2c3d4"
+    assert deviceid.resolve("{mac}", board) == "dc:a6:32:01:02:03"
+    assert deviceid.resolve("{machine-id}", board) == "0123456789abcdef0123456789abcdef"
+    assert deviceid.resolve("sensor-4711", board) == "sensor-4711"
+
+
+def test_the_hash_is_that_of_the_shell_scripts(board: Path) -> None:
+    text = "MODEL=RaspberryPi4ModelBRev1.2,SN=10000000a1b2c3d4,MAC=dc:a6:32:01:02:03\n"
+    assert deviceid.resolve("{hash}", board) == sha256(text.encode()).hexdigest()
+
+
+def test_dmi_answers_where_there_is_no_device_tree(tmp_path: Path) -> None:
+    dmi = tmp_path / "sys/class/dmi/id"
+    dmi.mkdir(parents=True)
+    (dmi / "product_serial").write_text("To be filled by O.E.M.\n")
+    (dmi / "board_serial").write_text("ABC-123.x\n")
+    assert deviceid.resolve("{serial}", tmp_path) == "ABC-123.x"
+
+
+@pytest.mark.parametrize(
+    "filler", ["", "Default string", "None", "0000000000", "System Serial Number"]
+)
+def test_a_makers_filler_is_no_serial_number(tmp_path: Path, filler: str) -> None:
+    dmi = tmp_path / "sys/class/dmi/id"
+    dmi.mkdir(parents=True)
+    (dmi / "product_serial").write_text(filler)
+    with pytest.raises(DeviceIdInvalid, match=r"this device has no \{serial\}"):
+        deviceid.resolve("{serial}", tmp_path)
+
+
+def test_a_board_without_serial_and_mac_has_no_hash(tmp_path: Path) -> None:
+    with pytest.raises(DeviceIdInvalid, match=r"this device has no \{hash\}"):
+        deviceid.resolve("{hash}", tmp_path)
+
+
+def test_an_uninitialised_machine_id_is_none(board: Path) -> None:
+    (board / "etc/machine-id").write_text("uninitialized\n")
+    with pytest.raises(DeviceIdInvalid, match=r"no \{machine-id\}"):
+        deviceid.resolve("{machine-id}", board)
+
+
+def test_another_card_answers_where_there_is_no_eth0(tmp_path: Path) -> None:
+    for card, address in {"enp3s0": "02:00:00:00:00:01", "docker0": "02:42:00:00:00:01"}.items():
+        (tmp_path / "sys/class/net" / card).mkdir(parents=True)
+        (tmp_path / "sys/class/net" / card / "address").write_text(address)
+    (tmp_path / "sys/class/net/enp3s0/device").mkdir()
+    assert deviceid.mac(tmp_path) == "02:00:00:00:00:01"
+
+
+@pytest.mark.parametrize("odd", ["a b", "a/b", "x" * 65, "", "ends.", "ümlaut", "a\nb", "quote'"])
+def test_an_illegal_id_is_refused(board: Path, odd: str) -> None:
+    with pytest.raises(DeviceIdInvalid, match="not a legal registration id"):
+        deviceid.resolve(odd, board)
+
+
+def test_an_unknown_source_names_the_known_ones(board: Path) -> None:
+    with pytest.raises(DeviceIdInvalid, match=r"no \{sn\}; there are \{serial\}, \{machine-id\}"):
+        deviceid.resolve("{sn}", board)

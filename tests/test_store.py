@@ -1,0 +1,102 @@
+"""Whole-or-nothing files, the lock, secrets, and where messages go."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent import credentials, store
+from agent.errors import Busy, NoPermission, SecretUnreadable
+from agent.state import read_json
+
+
+def test_a_file_is_replaced_whole_with_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    store.write(path, b"old", mode=0o644)
+    store.write(path, b"new", mode=0o600)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / ".x.new").write_text("half a fi")
+    store.write(tmp_path / "x", b"whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_only_one_run_at_a_time(tmp_path: Path) -> None:
+    with store.lock(tmp_path / "state"), pytest.raises(Busy), store.lock(tmp_path / "state"):
+        pass
+    with store.lock(tmp_path / "state"):
+        pass
+
+
+def test_no_permission_is_said_as_such() -> None:
+    with (
+        pytest.raises(NoPermission, match="/sys/kernel"),
+        store.lock(Path("/sys/kernel/tpm2cloud")),
+    ):
+        pass
+
+
+def test_a_damaged_state_file_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    assert read_json(tmp_path / "x.json") is None
+    assert read_json(tmp_path / "none.json") is None
+
+
+def test_a_systemd_credential_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "est-password").write_text("from systemd\n")
+    file = tmp_path / "file"
+    store.write(file, b"from the file")
+    assert credentials.read("est-password", file, "x") == "from the file"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert credentials.read("est-password", file, "x") == "from systemd"
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "why"),
+    [
+        (b"hunter2", 0o644, "others than its owner may read it"),
+        (b"\n", 0o600, "it is empty"),
+        (b"\xff\xfehunter2", 0o600, "it is not UTF-8"),
+        (b"hunter2" * 1000, 0o600, "longer than 4096 bytes"),
+    ],
+)
+def test_a_bad_secret_is_named_and_not_shown(
+    tmp_path: Path, content: bytes, mode: int, why: str
+) -> None:
+    store.write(tmp_path / "secret", content, mode=mode)
+    with pytest.raises(SecretUnreadable, match=why) as e:
+        credentials.read("est-password", tmp_path / "secret", "ldevid.est.password_file")
+    assert "hunter2" not in f"{e.value} {e.value.__cause__!r} {e.value.remedy}"
+    assert "LoadCredential=est-password:" in e.value.remedy
+
+
+def test_a_missing_secret_says_where_it_may_come_from(tmp_path: Path) -> None:
+    with pytest.raises(SecretUnreadable, match=r"no such credential, and x\.y is not set"):
+        credentials.read("est-password", None, "x.y")
+    with pytest.raises(SecretUnreadable, match="No such file"):
+        credentials.read("est-password", tmp_path / "none", "x.y")
+
+
+def test_priorities_reach_the_journal_and_only_the_journal(tmp_path: Path) -> None:
+    program = (
+        "import logging, os, sys; from agent import journal\n"
+        "here = os.fstat(2)\n"
+        "if sys.argv[1] == 'journal':\n"
+        "    os.environ['JOURNAL_STREAM'] = f'{here.st_dev}:{here.st_ino}'\n"
+        "journal.setup(); logging.getLogger('agent.x').error('a\\nb')"
+    )
+    for kind, said in {"journal": "<3>a\n<3>b\n", "terminal": "a\nb\n"}.items():
+        env = {**os.environ, "JOURNAL_STREAM": "1:1"}
+        done = subprocess.run(
+            [sys.executable, "-c", program, kind],
+            env=env, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stderr == said
+    assert logging.getLogger("agent").handlers == []
