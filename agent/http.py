@@ -16,8 +16,8 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import IncompleteRead
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -26,7 +26,7 @@ import requests.adapters
 import requests.utils
 from urllib3 import HTTPSConnectionPool
 from urllib3.connection import HTTPSConnection
-from urllib3.exceptions import HTTPError, IncompleteRead, ProxyError
+from urllib3.exceptions import HTTPError, ProxyError
 
 from agent.errors import (
     HttpGarbled,
@@ -83,12 +83,7 @@ class Https:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._session.close()
         self._alarm.close()
 
@@ -204,11 +199,15 @@ def _date(text: str) -> datetime.datetime | None:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """`error`, what caused it, what caused that, and so on."""
+    """`error`, what caused it, what caused that, and so on (urllib3 keeps some in `args`)."""
     causes = [error]
-    while inner := causes[-1].__cause__ or causes[-1].__context__:
+    while True:
+        last = causes[-1]
+        wrapped = next((a for a in last.args if isinstance(a, BaseException)), None)
+        inner = last.__cause__ or last.__context__ or wrapped
+        if inner is None or inner in causes:
+            return causes
         causes.append(inner)
-    return causes
 
 
 def _why(causes: list[BaseException]) -> str:
@@ -240,6 +239,9 @@ class _Alarm:
         timer.start()
         try:
             yield
+        except BaseException:
+            self.close()  # nobody else holds the connection now: let the server see it end
+            raise
         finally:
             timer.cancel()
             timer.join()
