@@ -141,9 +141,25 @@ func (i *Identity) getProvisioning([]byte) reply {
 		return failed(http.StatusInternalServerError, "internal error")
 	}
 	return reply{http.StatusOK, fields{
-		"source": "dps", "auth": i.config.Method, "endpoint": i.config.Endpoint,
+		"source": "dps", "auth": i.config.Method, "endpoint": normalURL(i.config.Endpoint),
 		"scope_id": i.config.IDScope, "registration_id": registration, "payload": payload,
 	}}
+}
+
+// normalURL spells a URL as the real service does, whatever the spelling in the configuration.
+func normalURL(text string) string {
+	parsed, err := url.Parse(text)
+	if err != nil {
+		return text // it was parsed before
+	}
+	parsed.Host = strings.ToLower(parsed.Host)
+	if parsed.Scheme == "https" {
+		parsed.Host = strings.TrimSuffix(parsed.Host, ":443")
+	}
+	if parsed.Path == "" {
+		parsed.Path = "/"
+	}
+	return parsed.String()
 }
 
 func (i *Identity) postDevice(body []byte) reply {

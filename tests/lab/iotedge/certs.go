@@ -209,6 +209,10 @@ func (c *Certs) renewEST(
 	e *Enrolment, auth *ESTAuth, suffix string, old []*x509.Certificate,
 ) error {
 	id := estID + suffix
+	if !auth.Bootstrap && c.config.EST.Renew.Rotate {
+		// `config apply` does not let certd make keys under this id
+		return fmt.Errorf("failed to generate temp key: %s-temp is not authorized", id)
+	}
 	from := id
 	if validNow(id, old[0]) != nil {
 		if !auth.Bootstrap {

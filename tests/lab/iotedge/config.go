@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -76,6 +77,10 @@ func readConfig(file string) (*Config, []byte, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, nil, fmt.Errorf("config file %s holds secrets and has mode %04o, expected 0600",
 			file, info.Mode().Perm())
+	}
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	if owner != 0 && int(owner) != os.Getuid() {
+		return nil, nil, fmt.Errorf("config file %s belongs to user %d", file, owner)
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {

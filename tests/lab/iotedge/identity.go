@@ -190,12 +190,19 @@ func (i *Identity) writeInfo() error {
 	return firstOf(toml.NewEncoder(file).Encode(i.device), file.Close())
 }
 
+func (i *Identity) forget() error {
+	i.device = nil
+	if err := os.Remove(i.infoFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // reprovision forgets the assignment and asks anew, whether or not that succeeds.
 func (i *Identity) reprovision() error {
-	if err := os.Remove(i.infoFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := i.forget(); err != nil {
 		i.log.event("warning", fields{"error": err.Error()})
 	}
-	i.device = nil
 	return i.provision("Api", false)
 }
 
@@ -232,7 +239,7 @@ func (i *Identity) subject(issued *Issuance) []byte {
 // renew replaces the device identity; the temporary certificate has an id of its own, as in certd.
 func (i *Identity) renew(issued *Issuance, old *x509.Certificate) error {
 	const temp = deviceID + "-temp"
-	return i.certs.renew(deviceID, issued.Renew.Rotate, algorithmRSA,
+	err := i.certs.renew(deviceID, issued.Renew.Rotate, algorithmRSA,
 		func(key *Key) ([]*x509.Certificate, error) {
 			fresh, err := i.certs.issue(temp, issued, old.RawSubject, key)
 			if err != nil {
@@ -240,4 +247,8 @@ func (i *Identity) renew(issued *Issuance, old *x509.Certificate) error {
 			}
 			return fresh.chain, os.Remove(i.certs.path(temp))
 		})
+	if err != nil {
+		return err
+	}
+	return i.forget() // the new certificate has to be registered
 }

@@ -38,8 +38,8 @@
 // It is stricter: unknown keys, doubtful URIs, half credentials, a config.toml others may read,
 // expired certificates, keys that do not match and labels that are not unique are errors. It does
 // not ask for root or change users, has no containers, and does not talk to the hub. Renewal
-// happens when a certificate is used, not by a timer. Symmetric keys, TPM attestation, manual provisioning and
-// local issuance are checked in the configuration but end in an error when used.
+// happens when a certificate is used, not by a timer. Symmetric keys, TPM attestation, manual
+// provisioning and local issuance are checked in the configuration but end in an error when used.
 package main
 
 import (

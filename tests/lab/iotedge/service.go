@@ -44,11 +44,10 @@ func serve(lab *Lab) error {
 	identity := newIdentity(lab, config, log)
 	log.event("started", fields{"pid": os.Getpid(), "startup_failure": lab.StartupFailure})
 	server := &http.Server{Handler: identity, ConnContext: withPeer}
+	identity.mutex.Lock() // requests wait for the first attempt, as behind the real start
 	if lab.StartupFailure == "answer" {
-		identity.mutex.Lock() // requests wait for the first attempt, as behind the real start
 		go identity.start(lab.RestartInterval.Duration)
 	} else {
-		identity.mutex.Lock()
 		identity.start(lab.RestartInterval.Duration)
 	}
 	return server.Serve(listener)
@@ -73,8 +72,15 @@ func lockService(lab *Lab) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("a service is running already: %w", err)
+	for try := 0; ; try++ { // who looks whether a service runs holds the lock for a moment
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if try == 100 {
+			return nil, fmt.Errorf("a service is running already: %w", err)
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 	if err := file.Truncate(0); err != nil {
 		return nil, err

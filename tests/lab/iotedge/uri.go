@@ -57,7 +57,7 @@ func parsePKCS11(text string) (*PKCS11URI, error) {
 func (u *PKCS11URI) take(pair, allowed string, seen map[string]bool, known ...string) error {
 	key, raw, found := strings.Cut(pair, "=")
 	if !found || !contains(known, key) {
-		return fmt.Errorf("URI attribute %q is not one of %v", printable(key), known)
+		return fmt.Errorf("URI attribute%s is not one of %v", printable(key), known)
 	}
 	if seen[key] {
 		return fmt.Errorf("URI attribute %q is there twice", key)
@@ -179,10 +179,10 @@ func contains(list []string, wanted string) bool {
 	return false
 }
 
-// printable keeps a key that may be half a secret (a PIN with an unencoded '&') out of messages.
+// printable is a key worth repeating: others may be a part of a PIN with an unencoded '&'.
 func printable(key string) string {
-	if len(key) > 12 {
-		return key[:4] + "…"
+	if contains([]string{"id", "type", "pin-source", "serial", "manufacturer", "model"}, key) {
+		return " " + strconv.Quote(key)
 	}
-	return key
+	return ""
 }
