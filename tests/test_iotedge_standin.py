@@ -111,7 +111,8 @@ class Edge:
             body = '{"type":"aziot"}' if method == "POST" else None
             connection.request(method, f"{path}?api-version=2021-12-01", body)
             reply = connection.getresponse()
-    XX reply.status, json.loads(text) if text else {}
+            text = reply.read()
+            return reply.status, json.loads(text) if text else {}
         finally:
             connection.close()
 
