@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 PATIENCE = 30.0
+TOP = Path(__file__).parents[2]
 
 
 def start(

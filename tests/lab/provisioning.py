@@ -9,7 +9,6 @@ from typing import Any
 
 from tests.lab import pki, process
 
-TOP = Path(__file__).parents[2]
 HUB = "hub.lab.invalid"
 
 
@@ -54,7 +53,7 @@ class Dps:
     def running(self) -> Iterator[None]:
         command = [sys.executable, "-m", "tests.lab.dps", str(self.directory / "dps.json")]
         answers = lambda: process.speaks_tls(self.port, self._tls.trust)  # noqa: E731
-        with process.running(command, self.directory / "dps.out", answers, cwd=TOP):
+        with process.running(command, self.directory / "dps.out", answers, cwd=process.TOP):
             yield
 
     def requests(self) -> list[dict[str, Any]]:
