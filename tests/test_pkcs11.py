@@ -1,9 +1,7 @@
 """The token: what other programs see of it, and what they keep in it."""
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,54 +10,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
-from agent import pkcs11
 from agent.errors import TokenForeign
 from agent.tpm import Tpm
 from agent.tpm.templates import KeyType
-from tests.lab import cryptoki
+from tests.lab import cryptoki, token
+from tests.lab.token import PINS, SRK, TOKEN, Device
 
 T = TypeVar("T")
-SRK, TOKEN, PINS = 0x81000001, "lab token", pkcs11.Pins("user's 1234", "so's 5678")
-ME = (os.geteuid(), os.getegid())
 KINDS: list[KeyType] = ["ecc256", "rsa2048"]
-
-
-@dataclass
-class Device:
-    """A TPM with a storage key, and the directory of a store."""
-
-    tpm: Tpm
-    directory: Path
-    env: dict[str, str]
-
-    def key(self, kind: KeyType, label: str = "ldevid") -> pkcs11.Key:
-        public, private = self.tpm.create_key(SRK, kind)
-        with self.tpm.load(SRK, public, private) as loaded:
-            area = loaded.public
-        assert area.key is not None
-        return pkcs11.Key(label, public, private, area.key, area.signs, area.decrypts)
-
-    def create(self, *keys: pkcs11.Key) -> None:
-        pkcs11.create(
-            self.directory, self.tpm, SRK, label=TOKEN, pins=PINS, owner=ME, keys=list(keys)
-        )
-
-    def put(self, key: pkcs11.Key) -> None:
-        pkcs11.put(self.directory, TOKEN, key, below=self.tpm.serialized(SRK))
-
-    def look(self) -> pkcs11.Token:
-        found = pkcs11.look(self.directory, TOKEN, below=self.tpm.serialized(SRK))
-        assert found is not None
-        return found
-
-    def tool(self, *arguments: str | Path, pin: str = PINS.user) -> str:
-        """pkcs11-tool of OpenSC; raises CalledProcessError."""
-        login = ["--token-label", TOKEN, "--login", "--pin", pin]
-        return self.run("pkcs11-tool", "--module", cryptoki.module(), *login, *arguments)
-
-    def run(self, *command: str | Path) -> str:
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=True)
-        return done.stdout
 
 
 @pytest.fixture(params=KINDS)
@@ -67,13 +25,10 @@ def device(
     request: pytest.FixtureRequest, tpm: Tpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Device]:
     """Once with an ECC, once with an RSA storage key."""
-    with tpm.srk(request.param) as srk:
-        tpm.persist(srk, SRK)
-    env = {"TPM2_PKCS11_STORE": str(tmp_path / "store"), "TPM2_PKCS11_TCTI": tpm.tcti}
-    env |= {"TPM2_PKCS11_LOG_LEVEL": "0", "TSS2_LOG": "all+none", "TPM2TOOLS_TCTI": tpm.tcti}
-    for name, value in env.items():
+    made = token.device(tpm, tmp_path / "store", request.param)
+    for name, value in made.env.items():
         monkeypatch.setenv(name, value)
-    yield Device(tpm, tmp_path / "store", os.environ | env)
+    yield made
     assert tpm.loaded() == set()
 
 
