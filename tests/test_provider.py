@@ -1,17 +1,13 @@
 """TLS with a client key in the TPM: every kind of key, both protocols, failures, and the exit."""
 
-import contextlib
 import hashlib
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,72 +17,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from requests.adapters import HTTPAdapter
-from tpm2_pytss.constants import TPMA_OBJECT
-from tpm2_pytss.types import TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE
 
-from agent.errors import TlsCertificateUnusable, TpmPssSalt, TpmUnavailable
-from agent.tpm import TlsKey, Tpm
+from agent.errors import TlsCertificateUnusable, TlsProvider, TpmPssSalt, TpmUnavailable
+from agent.tpm import TlsKey, Tpm, openssl
+from agent.tpm.libcrypto import Libcrypto, function
 from tests.lab import pki, process, swtpm
+from tests.lab.mtls import KEYS, TLS_1_2, TLS_1_3, Lab, ask, fill, server
 
-SRK = 0x81000001
-KEYS = {
-    "ecc256": 0x81000010,
-    "ecc384": 0x81000011,
-    "rsa2048": 0x81000012,
-    "rsa2048 that only signs": 0x81000013,
-}
-TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 VERSIONS = pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=lambda v: v.name)
-
-
-@dataclass
-class Lab:
-    """A TPM with keys, and a certificate for each."""
-
-    tpm: Tpm
-    ca: pki.Authority
-    directory: Path
-    tls: pki.Tls = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tls = self.ca.server(self.directory)
-        for name, handle in KEYS.items():
-            certificate = self.ca.issue(self.tpm.signer(handle).public_key, name)
-            self.chain(name).write_bytes(pki.pem(certificate))
-
-    def chain(self, name: str) -> Path:
-        return self.directory / f"{name}.pem"
-
-    def key(self, name: str) -> TlsKey:
-        return TlsKey(self.tpm.signer(KEYS[name]))
-
-    def trusting(self, version: ssl.TLSVersion = TLS_1_3) -> ssl.SSLContext:
-        """A client that knows the server's CA, and has no certificate yet."""
-        context = ssl.create_default_context(cafile=self.tls.trust)
-        context.minimum_version = context.maximum_version = version
-        return context
-
-    def client(self, name: str, version: ssl.TLSVersion = TLS_1_3) -> ssl.SSLContext:
-        context = self.trusting(version)
-        self.key(name).load_into(context, self.chain(name))
-        return context
-
-
-def fill(tpm: Tpm) -> None:
-    """The SRK, and the keys below it."""
-    with tpm.srk("ecc256") as srk:
-        tpm.persist(srk, SRK)
-    for name, handle in KEYS.items():
-        kind, _, only_signs = name.partition(" ")
-        use = TPMA_OBJECT.SIGN_ENCRYPT
-        if kind == "rsa2048" and not only_signs:
-            use |= TPMA_OBJECT.DECRYPT
-        bound = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVEDATAORIGIN
-        mine = TPMA_OBJECT.USERWITHAUTH | TPMA_OBJECT.NODA
-        template = TPM2B_PUBLIC.parse(f"{kind}:null:null", objectAttributes=bound | mine | use)
-        blobs = tpm._create(SRK, TPM2B_SENSITIVE_CREATE(), template, f"a key of {kind}")
-        with tpm.load(SRK, *blobs) as key:
-            tpm.persist(key, handle)
 
 
 @pytest.fixture(scope="module")
@@ -103,57 +41,6 @@ def state(factory_fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def lab(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with swtpm.running(state) as tcti, Tpm(tcti) as tpm:
         yield Lab(tpm, pki.root("Test CA"), tmp_path_factory.mktemp("lab"))
-
-
-@contextlib.contextmanager
-def server(lab: Lab, before: Callable[[], None] = lambda: None) -> Iterator[int]:
-    """The port of an HTTPS server that wants a certificate of the CA, and answers with the name
-    in it and the protocol. `before`: what happens between TCP's handshake and TLS's."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=lab.tls.trust)
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(lab.tls.chain, lab.tls.key)
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
-        pool = ThreadPoolExecutor()
-        thread = threading.Thread(target=serve, args=(listening, context, before, pool))
-        thread.start()
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            pool.shutdown()
-
-
-def serve(
-    listening: socket.socket,
-    context: ssl.SSLContext,
-    before: Callable[[], None],
-    pool: ThreadPoolExecutor,
-) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            pool.submit(answer, listening.accept()[0], context, before)
-
-
-def answer(plain: socket.socket, context: ssl.SSLContext, before: Callable[[], None]) -> None:
-    before()
-    plain.settimeout(10)
-    with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as secure:
-        secure.recv(4096)
-        subject: Any = (secure.getpeercert() or {})["subject"]
-        body = f"{subject[-1][0][1]} by {secure.version()}".encode()
-        secure.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ")
-        secure.sendall(b"%d\r\n\r\n%b" % (len(body), body))
-        secure.unwrap()
-
-
-def ask(context: ssl.SSLContext, port: int) -> str:
-    """What the server says to this client."""
-    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
-    with context.wrap_socket(plain, server_hostname="localhost") as secure:
-        secure.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        reply = b"".join(iter(lambda: secure.recv(4096), b""))
-    return reply.rpartition(b"\r\n")[2].decode()
 
 
 # --- it works -------------------------------------------------------------------------------------
@@ -283,6 +170,29 @@ def test_a_tpm_that_salts_otherwise_is_refused_with_its_reason(lab: Lab, tmp_pat
         ask(context, port)
     with pytest.raises(TpmPssSalt, match="salt"):
         key.raise_if_failed()
+
+
+def test_a_python_without_openssl_3_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssl, "OPENSSL_VERSION_INFO", (1, 1, 1, 23, 15))
+    with pytest.raises(TlsProvider, match="not OpenSSL 3"):
+        Libcrypto()
+
+
+def test_another_openssl_than_that_of_python_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssl, "OPENSSL_VERSION_NUMBER", 0x30500000)
+    with pytest.raises(TlsProvider, match="beside Python's"):
+        Libcrypto()
+
+
+def test_an_openssl_that_hides_what_we_need_is_said_so() -> None:
+    with pytest.raises(TlsProvider, match="does not show 'OSSL_PROVIDER_future'"):
+        Libcrypto().address("OSSL_PROVIDER_future")
+
+
+def test_a_provider_that_does_not_start_is_said_so_in_the_words_of_openssl() -> None:
+    refuse = function(openssl.INT, lambda *arguments: openssl.FAILED)
+    with pytest.raises(TlsProvider, match=r"'refusing' into OpenSSL: error:.*init fail"):
+        Libcrypto().load_provider("refusing", refuse)
 
 
 # --- it ends --------------------------------------------------------------------------------------

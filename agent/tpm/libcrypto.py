@@ -92,6 +92,19 @@ class Libcrypto:
         found.restype, found.argtypes = result, arguments
         return found
 
+    def address(self, name: str) -> int:
+        """Of a function, to be called from C."""
+        return ctypes.cast(self._function(name, None), POINTER).value or 0
+
+    def stack(self, values: Mapping[int, int]) -> int:
+        """An OPENSSL_STACK (DEFINE_STACK_OF(3)) with these pointers at these indices, else NULL."""
+        push = self._function("OPENSSL_sk_push", INT, POINTER, POINTER)
+        stack: int | None = self._function("OPENSSL_sk_new_null", POINTER)()
+        for index in range(max(values) + 1):
+            if push(stack, values.get(index)) != index + 1:
+                raise MemoryError
+        return stack or 0
+
     def load_provider(self, name: str, init: int) -> None:
         """Register and activate a provider of this process beside the default one
         (OSSL_PROVIDER_add_builtin(3)); raises TlsProvider."""

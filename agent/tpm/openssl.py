@@ -14,7 +14,6 @@ from typing import Any
 OK, FAILED = 1, 0
 POINTER, SIZE, INT, STRING = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
 OUT_POINTER, OUT_SIZE = ctypes.POINTER(POINTER), ctypes.POINTER(SIZE)
-OUT_INT = ctypes.POINTER(INT)
 BIO_READ_EX = 42  # OSSL_FUNC_BIO_READ_EX: what the core offers a provider
 BIO_READ_EX_TYPE = ctypes.CFUNCTYPE(INT, POINTER, POINTER, SIZE, OUT_SIZE)
 
@@ -71,7 +70,6 @@ class Decoder(IntEnum):
 
     NEWCTX = 1
     FREECTX = 2
-    DOES_SELECTION = 10
     DECODE = 11
     EXPORT_OBJECT = 20
 

@@ -185,8 +185,12 @@ def reference(number: int) -> bytes:
     return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (LABEL, body, LABEL)
 
 
-def decoder(kind: str, read: Callable[..., int]) -> int:
-    """The OSSL_DISPATCH array that finds keys of a kind; `read`: the core's BIO_read_ex."""
+def decoder(kind: str, read: Callable[..., int], libcrypto: lib.Libcrypto) -> int:
+    """The OSSL_DISPATCH array that finds keys of a kind; `read`: the core's BIO_read_ex.
+
+    Whenever a public key is parsed, OpenSSL makes and frees contexts of all decoders: ours are
+    copies of the provider's own context, made and freed in C.
+    """
     n, pointer = o.Decoder, o.POINTER
 
     def decode(
@@ -202,18 +206,13 @@ def decoder(kind: str, read: Callable[..., int]) -> int:
     exporting = (pointer, pointer, o.SIZE, pointer, pointer)
     return lib.dispatch(
         {
-            n.NEWCTX: callback(pointer, lambda provider: lib.memory(1), pointer),
-            n.FREECTX: lib.free(),
-            n.DOES_SELECTION: callback(o.INT, _does_selection, pointer, o.INT),
+            n.NEWCTX: libcrypto.address("OPENSSL_sk_dup"),
+            n.FREECTX: libcrypto.address("OPENSSL_sk_free"),
             n.DECODE: callback(o.INT, decode, *decoding),
             # Never into the hands of another provider.
             n.EXPORT_OBJECT: callback(o.INT, lambda *reference: o.FAILED, *exporting),
         }
     )
-
-
-def _does_selection(provider: int, selection: int) -> int:
-    return int(selection == 0 or bool(selection & o.Select.PRIVATE_KEY))
 
 
 def _begin(bio: int, read: Callable[..., int]) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from agent.tpm import openssl as o
 from agent.tpm import operations, signature
 from agent.tpm.operations import Key, Signer
 
-NAME = "tpm2cloud"  # OpenSSL asks providers in the order of their names: this is after "default"
+NAME = "tpm2cloud"  # OpenSSL may ask providers in the order of names: this comes after "default"
 KINDS = ("RSA", "EC")
 # What OpenSSL says of a certificate for another key, of the same kind and of the other.
 FOREIGN = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
@@ -96,8 +96,9 @@ def _as_file(text: bytes) -> Iterator[str]:
 def _register() -> None:
     """At the first key, not at import."""
     libcrypto = lib.Libcrypto()
+    init = functools.partial(_init, libcrypto)
     arguments = (o.POINTER, o.DISPATCH, o.OUT_POINTER, o.OUT_POINTER)
-    libcrypto.load_provider(NAME, operations.callback(o.INT, _init, *arguments))
+    libcrypto.load_provider(NAME, operations.callback(o.INT, init, *arguments))
     for kind in KINDS:
         if libcrypto.default_provider_of(kind) == NAME:
             raise TlsProvider(
@@ -105,13 +106,19 @@ def _register() -> None:
             )
 
 
-def _init(handle: int, core: Any, functions: Any, context: Any) -> int:
+def _init(libcrypto: lib.Libcrypto, _: int, core: Any, functions: Any, context: Any) -> int:
     """OSSL_provider_init_fn, provider-base(7). There is no teardown: OpenSSL's cleanup comes after
-    the interpreter is gone."""
+    the interpreter is gone.
+
+    Every fetch of any algorithm in this process asks us for ours, in whatever thread and however
+    late, so no Python must answer: the provider's context is a stack (DEFINE_STACK_OF(3)) with our
+    tables at their operations' numbers, and the query is libcrypto's look-up in it, which does not
+    touch the third argument (`no_cache`, 0 unless set).
+    """
     read = next(row.function for row in _rows(core) if row.function_id == o.BIO_READ_EX)
-    query = _query(o.BIO_READ_EX_TYPE(read))
+    context[0] = libcrypto.stack(_algorithms(libcrypto, o.BIO_READ_EX_TYPE(read)))
+    query = libcrypto.address("OPENSSL_sk_value")
     functions[0] = lib.dispatch({o.Provider.QUERY_OPERATION: query})
-    context[0] = handle
     return o.OK
 
 
@@ -122,20 +129,13 @@ def _rows(dispatch: Any) -> Iterator[o.Dispatch]:
         at += 1
 
 
-def _query(read: Any) -> int:
+def _algorithms(libcrypto: lib.Libcrypto, read: Any) -> dict[int, int]:
     properties = f"provider={NAME}"
     managers = {kind: operations.keymgmt(kind) for kind in KINDS}
     signatures = {operations.SIGNATURES[kind]: signature.dispatch() for kind in KINDS}
-    decoders = {kind: operations.decoder(kind, read) for kind in KINDS}
-    found: dict[int, int] = {
+    decoders = {kind: operations.decoder(kind, read, libcrypto) for kind in KINDS}
+    return {
         o.Operation.KEYMGMT: lib.algorithms(properties, managers),
         o.Operation.SIGNATURE: lib.algorithms(properties, signatures),
         o.Operation.DECODER: lib.algorithms(f"{properties},input=pem", decoders),
     }
-
-    def query(provider: int, operation: int, no_cache: Any) -> int | None:
-        if no_cache:
-            no_cache[0] = 0
-        return found.get(operation)
-
-    return operations.callback(o.POINTER, query, o.POINTER, o.INT, o.OUT_INT)
