@@ -99,8 +99,8 @@ class TokenForeign(ConfigError):
 class TokenUnreadable(ConfigError):
     code = "token-unreadable"
     remedy = (
-        "If tpm2-pkcs11 cannot read it either (tpm2_ptool verify), move {path} away: a new one is "
-        "then made, and IoT Edge makes new keys in it"
+        "Is it of a newer tpm2-pkcs11? Else, if tpm2_ptool listtokens cannot read it either, move "
+        "{path} away: a new one is then made, and IoT Edge makes new keys in it"
     )
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent import pkcs11_rows as rows
-from agent.errors import ConfigError, NoPermission, TokenBusy, TokenForeign
+from agent.errors import ConfigError, Later, NoPermission, TokenBusy, TokenForeign
 from agent.pkcs11_objects import Key
 from agent.pkcs11_rows import PATIENCE, Stored
 
@@ -90,7 +90,7 @@ def _read(
     with rows.opened(path, mode) as db:
         if (found := rows.token(db, path, label, below)) is None:
             return None
-        return Token(label, found[1], owner, rows.keys(db, path, found[0]))
+        return Token(label, found[1], owner, rows.keys(db, found[0]))
 
 
 def _owner(path: Path) -> tuple[int, int] | None:
@@ -147,15 +147,15 @@ def put(directory: Path, label: str, key: Key, *, below: bytes) -> None:
 
     Needs neither PIN nor TPM. What else had this name goes: a pair linked twice is ambiguous to
     every program that asks for it by name. Rows keep their numbers, for those are what a running
-    program remembers. Raises TokenForeign if there is no such token, and what `look` raises.
+    program remembers. Raises Later if the token is gone, and what `look` raises.
     """
     path = directory / DATABASE
     if _owner(path) is None:
-        raise TokenForeign(f"cannot put a key into '{path}': it is not there", path=path)
+        raise Later(f"cannot put a key into '{path}': it is not there")
     with rows.opened(path, "rw", "BEGIN IMMEDIATE") as db:
         if (found := rows.token(db, path, label, below)) is None:
-            raise TokenForeign(f"cannot put a key into '{path}': no token '{label}'", path=path)
-        rows.put(db, path, found[0], key)
+            raise Later(f"cannot put a key into '{path}': no token '{label}'")
+        rows.put(db, found[0], key)
 
 
 def own(directory: Path, owner: tuple[int, int]) -> None:
@@ -263,3 +263,5 @@ def _permitted(path: Path) -> Iterator[None]:
         yield
     except PermissionError as e:
         raise NoPermission(f"cannot use '{path}': {e.strerror}", path=path) from e
+    except (FileExistsError, NotADirectoryError) as e:
+        raise TokenForeign(f"cannot use '{path}': its directory is none", path=path) from e

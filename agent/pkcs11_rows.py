@@ -89,6 +89,8 @@ def opened(path: Path, mode: str, begin: str = "BEGIN") -> Iterator[sqlite3.Conn
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
+    except ValueError as e:  # not the module's YAML, or no hex in it
+        raise TokenUnreadable(f"cannot use '{path}': {e}", path=path) from e
     except sqlite3.DatabaseError as e:
         match getattr(e, "sqlite_errorcode", None) and e.sqlite_errorcode & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -118,12 +120,15 @@ def token(
     if not version(db, path):
         return None
     sql = (
-        "SELECT tokens.id, pobjects.config FROM tokens JOIN pobjects ON pobjects.id = tokens.pid"
+        "SELECT tokens.id, pobjects.config, sealobjects.id FROM tokens"
+        " LEFT JOIN pobjects ON pobjects.id = pid LEFT JOIN sealobjects ON tokid = tokens.id"
         " WHERE label = ?"
     )
     if (row := db.execute(sql, (label,)).fetchone()) is None:
         return None
-    parent = bytes.fromhex(str(_parsed(path, row[1]).get("esys-tr", "")))
+    if None in row:
+        raise TokenUnreadable(f"cannot use '{path}': the token '{label}' has no PINs", path=path)
+    parent = bytes.fromhex(str(parse(row[1]).get("esys-tr", "")))
     if below is not None and _name(parent) != _name(below):
         why = "its keys live below another storage key"
         raise TokenForeign(f"cannot use the token '{label}' in '{path}': {why}", path=path)
@@ -135,8 +140,8 @@ def _name(esys_tr: bytes) -> bytes:
     return esys_tr[: 6 + int.from_bytes(esys_tr[4:6], "big")]
 
 
-def keys(db: sqlite3.Connection, path: Path, tokid: int) -> tuple[Stored, ...]:
-    rows = [attributes for _, attributes in _objects(db, path, tokid)]
+def keys(db: sqlite3.Connection, tokid: int) -> tuple[Stored, ...]:
+    rows = [attributes for _, attributes in _objects(db, tokid)]
     halves = [_stored(row, False) for row in rows if row.get(f"{CLASS}") == PUBLIC_KEY]
     pairs = {half.label: half.public for half in halves}
     alone = {label for label in pairs if sum(half.label == label for half in halves) == 1}
@@ -161,19 +166,10 @@ def _bytes(row: dict[str, Value], attribute: int) -> bytes:
     return bytes.fromhex(str(row.get(f"{attribute}", "")))
 
 
-def _objects(
-    db: sqlite3.Connection, path: Path, tokid: int
-) -> Iterator[tuple[int, dict[str, Value]]]:
+def _objects(db: sqlite3.Connection, tokid: int) -> Iterator[tuple[int, dict[str, Value]]]:
     sql = "SELECT id, attrs FROM tobjects WHERE tokid = ? ORDER BY id"
     for number, text in db.execute(sql, (tokid,)).fetchall():
-        yield number, _parsed(path, text)
-
-
-def _parsed(path: Path, text: str) -> dict[str, Value]:
-    try:
-        return parse(text)
-    except ValueError as e:
-        raise TokenUnreadable(f"cannot use '{path}': {e}", path=path) from e
+        yield number, parse(text)
 
 
 def add(db: sqlite3.Connection, path: Path, new: NewToken) -> None:
@@ -192,7 +188,7 @@ def add(db: sqlite3.Connection, path: Path, new: NewToken) -> None:
     so = dict(zip(("sopub", "sopriv", "soauthsalt"), new.so, strict=True))
     _insert(db, "sealobjects", tokid=tokid, **user, **so)
     for key in new.keys:
-        put(db, path, tokid, key)
+        put(db, tokid, key)
 
 
 def _insert(db: sqlite3.Connection, table: str, **columns: object) -> int:
@@ -201,9 +197,9 @@ def _insert(db: sqlite3.Connection, table: str, **columns: object) -> int:
     return int(db.execute(sql, tuple(columns.values())).lastrowid or 0)
 
 
-def put(db: sqlite3.Connection, path: Path, tokid: int, key: Key) -> None:
+def put(db: sqlite3.Connection, tokid: int, key: Key) -> None:
     """The key pair of this name becomes this one, in the rows of the old."""
-    before = list(_objects(db, path, tokid))
+    before = list(_objects(db, tokid))
     for kind, attributes in objects(key).items():
         rows = [n for n, row in before if row.get(f"{CLASS}") == kind and _text(row) == key.label]
         if rows:

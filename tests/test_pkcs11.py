@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
-from agent.errors import TokenForeign
+from agent import pkcs11
+from agent.errors import ConfigError, Later
 from agent.tpm import Tpm
 from agent.tpm.templates import KeyType
 from tests.lab import cryptoki, token
-from tests.lab.token import PINS, SRK, TOKEN, Device
+from tests.lab.token import ME, PINS, SRK, TOKEN, Device
 
 T = TypeVar("T")
 KINDS: list[KeyType] = ["ecc256", "rsa2048"]
@@ -236,6 +237,17 @@ def test_a_wrong_pin_is_no_attack_on_the_tpm(device: Device) -> None:
 
 
 def test_a_key_cannot_be_put_where_there_is_no_token(device: Device) -> None:
-    with pytest.raises(TokenForeign, match="not there"):
-        device.put(device.key("ecc256"))
+    key = device.key("ecc256")
+    with pytest.raises(Later, match="not there"):
+        device.put(key)
+    assert not device.directory.exists()
+    device.create()
+    with pytest.raises(Later, match="no token 'another'"):
+        pkcs11.put(device.directory, "another", key, below=device.tpm.serialized(SRK))
+
+
+def test_a_name_the_module_would_cut_off_is_refused(device: Device) -> None:
+    for label in ("", "t" * 32, "ä" * 16):
+        with pytest.raises(ConfigError, match="1 to 31 bytes"):
+            pkcs11.create(device.directory, device.tpm, SRK, label=label, pins=PINS, owner=ME)
     assert not device.directory.exists()

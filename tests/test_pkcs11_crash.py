@@ -1,6 +1,7 @@
 """The store when things happen at once: others' locks, two writers, and a kill at every effect."""
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import os
@@ -178,6 +179,21 @@ def test_a_lock_that_is_not_released_means_later(
             with pytest.raises(TokenBusy) as refused:
                 attempt()
             assert "fuser -v" in refused.value.remedy
+
+
+def test_a_module_that_holds_its_own_lock_is_waited_for_and_means_later(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.directory.mkdir()
+    with (device.directory / f"{pkcs11.DATABASE}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr(pkcs11, "PATIENCE", 0.1)
+        with pytest.raises(TokenBusy, match=r"sqlite3\.lock"):
+            device.create()
+        monkeypatch.undo()
+        threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
+        device.create()
+    assert device.look().keys == ()
 
 
 CRASH = """\

@@ -215,6 +215,18 @@ def damaged_rows(device: Device) -> None:
         db.execute("UPDATE pobjects SET config = 'esys-tr'")
 
 
+def no_pins(device: Device) -> None:
+    device.create()
+    with contextlib.closing(sqlite3.connect(device.database)) as db, db:
+        db.execute("DELETE FROM sealobjects")
+
+
+def no_hex(device: Device) -> None:
+    device.create(device.key("ecc256"))
+    with contextlib.closing(sqlite3.connect(device.database)) as db, db:
+        db.execute("UPDATE tobjects SET attrs = replace(attrs, '6c646576', 'ldevid')")
+
+
 def a_link(device: Device) -> None:
     device.directory.mkdir()
     device.database.symlink_to("/etc/hostname")
@@ -227,6 +239,7 @@ def a_link(device: Device) -> None:
         (another_database, TokenUnreadable),
         (a_store_of_the_future, TokenUnreadable),
         (damaged_rows, TokenUnreadable),
+        (no_pins, TokenUnreadable),
         (a_token_below_another_key, TokenForeign),
         (a_link, TokenForeign),
     ],
@@ -244,3 +257,16 @@ def test_what_is_not_ours_is_refused_and_left_as_it_is(
         assert str(device.database) in str(refused.value) + refused.value.remedy
     assert device.database.read_bytes() == before
     assert [path.name for path in device.directory.iterdir()] == [pkcs11.DATABASE]
+
+
+def test_a_key_that_is_no_hex_is_unreadable(device: Device) -> None:
+    no_hex(device)
+    with pytest.raises(TokenUnreadable, match="hex"):
+        device.look()
+
+
+def test_a_file_where_the_directory_should_be_is_not_ours(device: Device) -> None:
+    device.directory.touch()
+    for attempt in (device.look, device.create):
+        with pytest.raises(TokenForeign, match="directory"):
+            attempt()
