@@ -141,7 +141,7 @@ class Est:
         }
         url = f"{self.url}/simpleenroll"
         reply = self._https.request("POST", url, headers=headers, body=b"".join(lines))
-        self._check(doing, url, reply)
+        self._check(doing, reply)
         if reply.status == 202:
             seconds = retry_after(reply.headers)
             seconds = PENDING if seconds is None else seconds
@@ -160,22 +160,21 @@ class Est:
             if reply.status == 401 and self._credential and not login:
                 login = self._login()
                 reply = self._https.request("GET", url, headers=login)
-            target = urljoin(url, reply.headers.get("Location", ""))
-            if reply.status // 100 != 3 or not _same_origin(url, target):
+            if reply.status // 100 != 3 or not (there := _same_origin(url, _location(reply))):
                 break
-            url = target
+            url = there
         if reply.status not in (fine or ()):
-            self._check(doing, url, reply)
+            self._check(doing, reply)
         return reply
 
-    def _check(self, doing: str, url: str, reply: Reply) -> None:
+    def _check(self, doing: str, reply: Reply) -> None:
         """Returns if the status is 2xx; raises what the others mean."""
         status, said = reply.status, self._said(reply)
         fields = {"host": self._host}
         if status // 100 == 2:
             return
         if status // 100 == 3:
-            location = self._shown(urljoin(url, reply.headers.get("Location", "")))
+            location = self._shown(re.sub("//[^/]*@", "//", _location(reply)))
             why = f"it was redirected ({status}) to '{location}'"
             raise EstRedirected(f"cannot {doing}: {why}", location=location, **fields)
         if status in (408, 429) or status >= 500:
@@ -223,14 +222,20 @@ class Est:
         return printable(re.sub(r"<[^>]*>", " ", text))
 
 
-def _same_origin(here: str, there: str) -> bool:
-    """RFC 7030, 3.2.1, asks for all checks anew elsewhere: elsewhere is not gone to."""
+def _location(reply: Reply) -> str:
+    return reply.headers.get("Location", "")
+
+
+def _same_origin(here: str, location: str) -> str | None:
+    """The URL that `location` means, if it is on the same server: RFC 7030, 3.2.1, asks for all
+    checks anew elsewhere, so elsewhere is not gone to."""
     try:
+        there = urljoin(here, location)
         a, b = urlsplit(here), urlsplit(there)
         same = (a.scheme, a.hostname, a.port or 443) == (b.scheme, b.hostname, b.port or 443)
-    except ValueError:  # a port that is no number
-        return False
-    return same and "@" not in b.netloc
+    except ValueError:  # brackets that are no address, a port that is no number
+        return None
+    return there if same and "@" not in b.netloc else None
 
 
 @asn1.sequence

@@ -75,7 +75,7 @@ class Https:
             identify(context)
             context.post_handshake_auth = True
         self._alarm = _Alarm(timeout)
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False
         self._session.adapters.clear()
         self._session.mount("https://", _Adapter(context, self._alarm))
@@ -255,6 +255,12 @@ class _Alarm:
     def close(self) -> None:
         if self._line:
             self._line.close()
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None, or requests would read a redirect's body without limit and parse its Location,
+        even when told not to follow."""
 
 
 class _Adapter(requests.adapters.HTTPAdapter):

@@ -86,6 +86,13 @@ def test_a_redirect_is_an_answer_and_is_not_followed(tls: pki.Tls) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("location", ["https://[::1", "\xff\xfe", "http://", ""])
+def test_a_redirect_to_nonsense_is_an_answer_too(tls: pki.Tls, location: str) -> None:
+    ways = {"it": whole(http(301, Location=location))}
+    with Hostile(tls, ways) as server, Https(tls.trust) as https:
+        assert https.request("GET", f"{server.url}/it").headers["location"] == location
+
+
 def test_a_compressed_reply_is_not_asked_for(tls: pki.Tls) -> None:
     with Hostile(tls, {"it": FINE}) as server, Https(tls.trust) as https:
         https.request("GET", f"{server.url}/it")
@@ -177,6 +184,11 @@ def test_a_reply_longer_than_the_limit_is_not_read_to_the_end(tls: pki.Tls, of: 
     assert callable(of)
     with pytest.raises(ReplyTooLarge):
         get(tls, whole(of(200, bytes(1 << 25))))
+
+
+def test_a_redirect_longer_than_the_limit_is_not_read_to_the_end(tls: pki.Tls) -> None:
+    with pytest.raises(ReplyTooLarge):
+        get(tls, whole(http(301, bytes(1 << 25), Location="/")))
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ class Hostile:
         tls_1_1: bool = False,
         clients: pki.Authority | None = None,
     ) -> None:
-        self._ways = {k: [w] if callable(w) else list(w) for k, w in (ways or {}).items()}
+        self.ways = {k: [w] if callable(w) else list(w) for k, w in (ways or {}).items()}
         self._context = None if plain else _context(tls, tls_1_1, clients)
         self._mute = mute
         self._over = threading.Event()
@@ -236,7 +236,7 @@ class Hostile:
         with line.makefile("rb") as stream:
             while request := _request(stream):
                 self.requests.append(request)
-                ways = self._ways.get(request.path.rpartition("/")[2], [whole(http(404))])
+                ways = self.ways.get(request.path.rpartition("/")[2], [whole(http(404))])
                 way = ways.pop(0) if len(ways) > 1 else ways[0]
                 way(Talk(request, line, self._over))
 
