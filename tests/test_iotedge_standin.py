@@ -93,12 +93,14 @@ class Edge:
         attestation.update(self.pair())
         return config
 
+    def lab(self, **changes: str | None) -> None:
+        file = self.device.bin / "iotedge-lab.toml"
+        file.write_text(tomlkit.dumps(merged(tomlkit.parse(file.read_text()).unwrap(), changes)))
+
     def apply(self, config: dict[str, Any], answers: bool = True) -> None:
         pki.write_private(self.device.aziot / "config.toml", tomlkit.dumps(config).encode())
-        lab = self.device.bin / "iotedge-lab.toml"
-        settings = merged(tomlkit.parse(lab.read_text()).unwrap(), {"restart_interval": "200ms"})
-        settings["startup_failure"] = "answer" if answers else "restart"
-        lab.write_text(tomlkit.dumps(settings))
+        failure = "answer" if answers else "restart"
+        self.lab(restart_interval="200ms", startup_failure=failure)
         done = self.device.run(["iotedge", "config", "apply"])
         assert (done.returncode, done.stderr) == (0, ""), done
 
@@ -174,17 +176,14 @@ def test_ldevid_bootstraps_the_est_identity_that_gets_the_device_identity(both: 
     assert identity["spec"]["hubName"] == "hub.lab.invalid"
     assert identity["spec"]["auth"]["certId"] == "device-id"
     first, second = both.world.issued(both.world.operations_est)[before:]
-    ldevid, est_id, device_id = (
-        x509.load_pem_x509_certificates(both.ldevid.read_bytes())[0],
-        both.stored(EST_ID)[0],
-        both.stored(DEVICE_ID)[0],
-    )
+    ldevid = x509.load_pem_x509_certificate(both.ldevid.read_bytes())
+    est_id, device_id = both.stored(EST_ID)[0], both.stored(DEVICE_ID)[0]
     assert int(first.serial, 16) == ldevid.serial_number
     assert int(second.serial, 16) == est_id.serial_number
     assert isinstance(device_id.public_key(), RSAPublicKey)
     assert {e["object"] for e in both.events("signed")} == {"ldevid", "est-id", "device-id"}
     assert int(both.world.dps.assigned(ID)[-1]["serial"], 16) == device_id.serial_number
-    assert len(both.stored(DEVICE_ID)) > 1  # and after it what /cacerts said
+    assert len(both.stored(DEVICE_ID)) > 1  # after it, what /cacerts said
     assert both.loaded() == set()
 
 
@@ -254,8 +253,7 @@ def test_certificate_for_another_key_is_refused(edge: Edge) -> None:
 
 
 def test_expired_certificate_is_refused(edge: Edge) -> None:
-    expired = edge.world.owner.issue(edge.key, ID, starts=-2 * pki.YEAR, lasts=pki.YEAR)
-    edge.install(expired)
+    edge.install(edge.world.owner.issue(edge.key, ID, starts=-2 * pki.YEAR, lasts=pki.YEAR))
     assert "is valid from" in failure(edge, edge.static())
 
 
@@ -267,10 +265,7 @@ def test_missing_certificate_is_refused(edge: Edge) -> None:
 def test_server_of_a_foreign_ca_is_refused(edge: Edge) -> None:
     trusted = edge.device.etc / "operational-ca.pem"
     trusted.write_bytes(pki.pem(pki.authority("Foreign CA").root))
-    lab = edge.device.bin / "iotedge-lab.toml"
-    settings = tomlkit.parse(lab.read_text()).unwrap()
-    del settings["system_store"]
-    lab.write_text(tomlkit.dumps(settings))
+    edge.lab(system_store=None)
     assert "certificate signed by unknown authority" in failure(edge, edge.config())
 
 
@@ -293,6 +288,13 @@ def test_callers_wait_while_the_service_cannot_start_as_behind_the_real_socket(e
 def test_service_ends_with_the_lab_and_on_command(edge: Edge) -> None:
     edge.apply(edge.static())
     assert edge.identity()[0] == 200
-    assert "Running" in edge.device.run(["iotedge", "system", "status"]).stdout
     assert edge.device.run(["iotedge", "system", "stop"], timeout=5).returncode == 0
     assert "Down" in edge.device.run(["iotedge", "system", "status"]).stdout
+
+
+def test_attestation_by_the_tpm_is_honestly_not_there(edge: Edge) -> None:
+    config = edge.static()
+    config["provisioning"]["attestation"] = {"method": "tpm", "registration_id": ID}
+    edge.apply(config, answers=False)
+    assert edge.identity() == (400, {"message": "device identity not found"})
+    assert "does not support" in edge.call("POST", "/identities/device/reprovision")[1]["message"]

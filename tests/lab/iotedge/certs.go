@@ -130,9 +130,6 @@ func (c *Certs) estFor(
 func (c *Certs) issue(
 	certID string, issuance *Issuance, subject []byte, key *Key,
 ) (*Credential, error) {
-	if issuance.Method != "est" {
-		return nil, fmt.Errorf("the lab cannot issue by method %q", issuance.Method)
-	}
 	enrolment, auth, suffix, err := c.estFor(certID, issuance)
 	if err != nil {
 		return nil, err

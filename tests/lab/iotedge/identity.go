@@ -82,6 +82,19 @@ func newIdentity(lab *Lab, config *Config, log *Log) *Identity {
 
 func (i *Identity) infoFile() string { return i.lab.state("identityd", "device_info") }
 
+// unsupported says what the stand-in cannot do of what the configuration asks for.
+func (c *Config) unsupported() error {
+	switch {
+	case c.Source == "manual":
+		return errors.New("the lab does not support manual provisioning")
+	case c.Source == "dps" && c.Method != "x509":
+		return fmt.Errorf("the lab does not support attestation by %s", c.Method)
+	case c.Identity.Issued != nil && c.Identity.Issued.Method != "est":
+		return fmt.Errorf("the lab cannot issue by method %s", c.Identity.Issued.Method)
+	}
+	return nil
+}
+
 // provision gets the credential in any case, and asks the provisioning service unless an earlier
 // answer is kept and `keep` says to be content with it.
 func (i *Identity) provision(reason string, keep bool) error {
@@ -101,15 +114,11 @@ func (i *Identity) provision(reason string, keep bool) error {
 }
 
 func (i *Identity) provisionOnce(keep bool) error {
-	switch {
-	case i.config.Source == "none":
+	if i.config.Source == "none" {
 		return nil
-	case i.config.Source == "manual":
-		return errInternal{errors.New("the lab does not support manual provisioning")}
-	case i.config.Method == "tpm":
-		return errDPS{errors.New("the lab does not support attestation with TPM yet")}
-	case i.config.Method != "x509":
-		return errInternal{fmt.Errorf("the lab does not support attestation by %s", i.config.Method)}
+	}
+	if err := i.config.unsupported(); err != nil {
+		return errDPS{err}
 	}
 	credential, err := i.credential()
 	if err != nil {

@@ -39,7 +39,8 @@
 // expired certificates, keys that do not match and labels that are not unique are errors. It does
 // not ask for root or change users, has no containers, and does not talk to the hub. Renewal
 // happens when a certificate is used, not by a timer. Symmetric keys, TPM attestation, manual
-// provisioning and local issuance are checked in the configuration but end in an error when used.
+// provisioning and local issuance are checked in the configuration, and then the service always
+// answers: that the device is not provisioned.
 package main
 
 import (

@@ -45,7 +45,7 @@ func serve(lab *Lab) error {
 	log.event("started", fields{"pid": os.Getpid(), "startup_failure": lab.StartupFailure})
 	server := &http.Server{Handler: identity, ConnContext: withPeer}
 	identity.mutex.Lock() // requests wait for the first attempt, as behind the real start
-	if lab.StartupFailure == "answer" {
+	if lab.StartupFailure == "answer" || config.unsupported() != nil {
 		go identity.start(lab.RestartInterval.Duration)
 	} else {
 		identity.start(lab.RestartInterval.Duration)
