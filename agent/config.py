@@ -71,6 +71,7 @@ class LdevidEst:
     username: str | None = None
     password_file: Path | None = None
     secret_file: Path | None = None
+    timeout: timedelta = timedelta(seconds=30)
 
     def problems(self) -> Problems:
         yield from _credential(self.url, self.auth, self.username)

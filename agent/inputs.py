@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from agent import credentials, x509
@@ -25,18 +26,13 @@ def check(config: Config) -> None:
 
 def _looks(config: Config) -> Iterator[Callable[[], object]]:
     for path in trust_files(config):
-        yield lambda path=path: _anchors(path)  # type: ignore[misc]
+        yield partial(x509.anchors, path)
     if config.ldevid and (est := config.ldevid.est) and est.auth != "mtls":
-        yield lambda: est_secret(est)
-    if config.operational and config.operational.issued_by == "est":
-        yield lambda: _shared(config.operational.trust)  # type: ignore[union-attr]
-    if config.operational and config.operational.auth == "basic":
-        yield lambda: operational_password(config.operational)  # type: ignore[arg-type]
-
-
-def _anchors(path: Path) -> None:
-    if not x509.anchors(path):
-        raise TrustUnreadable(f"cannot read the CA file '{path}': there is none", path=path)
+        yield partial(est_secret, est)
+    if (operational := config.operational) and operational.issued_by == "est":
+        yield partial(_shared, operational.trust)
+        if operational.auth == "basic":
+            yield partial(operational_password, operational)
 
 
 def _shared(path: Path) -> None:

@@ -84,30 +84,22 @@ def sequence(data: bytes) -> list[Certificate]:
     return found
 
 
-def anchors(paths: Path | Iterable[Path]) -> list[Certificate]:
-    """The certificates of files, and of the *.pem, *.crt, *.cer and *.der files of directories.
-
-    A directory that is not there holds none. Raises TrustUnreadable, also for a file without any.
-    """
-    found: list[Certificate] = []
-    for path in [paths] if isinstance(paths, Path) else paths:
-        for file in _files(path):
-            found += _anchors(file)
-    return found
+def anchors_in(directories: Iterable[Path]) -> list[Certificate]:
+    """Those of the *.pem, *.crt, *.cer and *.der files of directories; one that is not there holds
+    none. Raises TrustUnreadable, also for a file without any."""
+    files = (file for place in directories if place.is_dir() for file in sorted(place.iterdir()))
+    return [c for file in files if file.suffix.lower() in SUFFIXES for c in anchors(file)]
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    return [path] if path.suffix else []
-
-
-def _anchors(file: Path) -> list[Certificate]:
+def anchors(file: Path) -> list[Certificate]:
+    """The certificates of a file: one or more. Raises TrustUnreadable."""
     try:
         found = parse(file.read_bytes())
     except (OSError, ValueError) as e:
         why = e.strerror if isinstance(e, OSError) else f"it holds no certificate ({e})"
         raise TrustUnreadable(f"cannot read the CA file '{file}': {why}", path=file) from e
+    if not found:
+        raise TrustUnreadable(f"cannot read the CA file '{file}': it is empty", path=file)
     return found
 
 

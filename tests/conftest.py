@@ -1,13 +1,18 @@
 """Fixtures: a TPM of its own for every test that asks for one. Nothing is mocked."""
 
+import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.tpm import Tpm
 from tests.lab import swtpm
+from tests.lab.device import Device, Wish
+from tests.lab.world import World
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +37,26 @@ def tcti(factory_fresh: Path, tmp_path: Path) -> Iterator[str]:
 def tpm(tcti: str) -> Iterator[Tpm]:
     with Tpm(tcti) as tpm:
         yield tpm
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """CAs, EST servers, a provisioning service; many devices live in it, one after the other."""
+    with World(tmp_path_factory.mktemp("world") / "world") as world:
+        yield world
+
+
+MakeDevice = Callable[..., Device]
+
+
+@pytest.fixture
+def make_device(world: World, tmp_path: Path) -> Iterator[MakeDevice]:
+    """A device as image and factory leave it, powered on: `make_device(key="rsa2048")`."""
+    with ExitStack() as stack:
+        count = itertools.count()
+
+        def make(**wish: Any) -> Device:
+            device = Device(world, tmp_path / f"device{next(count)}", Wish(**wish))
+            return stack.enter_context(device)
+
+        yield make

@@ -91,7 +91,7 @@ def ek(tpm: Tpm, roots: Sequence[Path]) -> Step:
 
 def _trusted(tpm: Tpm, cert: Certificate, roots: Sequence[Path]) -> Certificate:
     """The maker's root that the certificate leads to."""
-    known = x509.anchors(roots)
+    known = x509.anchors_in(roots)
     anchors = [c for c in known if c.issuer == c.subject]
     others = [c for c in known if c.issuer != c.subject] + intermediates(tpm)
     try:

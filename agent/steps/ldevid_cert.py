@@ -136,7 +136,8 @@ def _by_est(
     identity: AbstractContextManager[dict[str, Any]] = nullcontext({})
     if conf.auth == "mtls":
         identity = _by_idevid(tpm, idevid_trust)
-    with identity as client, Https(conf.trust, **client) as https:
+    seconds = conf.timeout.total_seconds()
+    with identity as client, Https(conf.trust, timeout=seconds, **client) as https:
         est = Est(https, conf.url, credential=credential)
         others = est.cacerts()
         answer = est.simpleenroll(csr)

@@ -1,0 +1,393 @@
+"""Bad input: what it gets. A distinct code each, a remedy, and nothing lost or half done."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.x509 import load_pem_x509_certificate
+
+from agent.tpm import Tpm
+from tests.conftest import MakeDevice
+from tests.lab import pki, swtpm
+from tests.lab.device import Device
+from tests.lab.factory import Board
+from tests.lab.world import World
+
+
+def refused(device: Device, status: int, code: str) -> str:
+    """`provision` ends with this status and code, and a remedy; what it said."""
+    done = device.agent("provision")
+    said = done.stderr
+    assert (done.returncode, f"[{code}]" in said, "Remedy: " in said) == (status, True, True), said
+    assert "Traceback" not in said
+    return said
+
+
+def untouched(device: Device) -> bool:
+    """No key was made, nothing issued, nothing configured."""
+    with Tpm(device.tcti) as tpm:
+        keys = {h for h in tpm.handles(0x81000000) if tpm.public(h)}
+    written = [*device.aziot.iterdir(), *(device.state / n for n in ("ldevid.pem", "pins.json"))]
+    return not keys & {0x81000001, 0x81000002} and not any(p.exists() for p in written)
+
+
+def tools(device: Device, *command: str) -> None:
+    environment = {**os.environ, "TPM2TOOLS_TCTI": device.tcti}
+    subprocess.run(command, env=environment, cwd=device.directory, check=True, capture_output=True)
+
+
+# --- configuration and surroundings ---
+
+
+def test_everything_wrong_with_the_configuration_is_listed(make_device: MakeDevice) -> None:
+    device = make_device()
+    device.configure({"tpm": {"kye": 1, "key": "rsa1024"}, "ldevid": {"est": {"url": None}}})
+    said = refused(device, 78, "config-invalid")
+    for problem in ("tpm.kye: unknown setting, did you mean key?", "tpm.key: must be one of"):
+        assert problem in said
+    assert "ldevid.est.url: required" in said
+
+
+def test_what_the_configuration_points_at_is_looked_at_first(make_device: MakeDevice) -> None:
+    device = make_device(auth="basic", operational_auth="basic")
+    for name in ("est-password", "operational-password"):
+        (device.credentials / name).unlink()
+    (device.etc / "owner-ca.pem").write_text("no certificate")
+    said = refused(device, 78, "config-invalid")
+    for code in ("secret-unreadable", "trust-unreadable"):
+        assert f"[{code}]" in said
+    assert said.count("[secret-unreadable]") == 2
+    assert untouched(device)
+
+
+def test_a_secret_that_others_may_read_is_refused(make_device: MakeDevice) -> None:
+    device = make_device(auth="secret")
+    (device.credentials / "est-secret").unlink()
+    (device.directory / "secret").write_text("hunter2")
+    device.configure({"ldevid": {"est": {"secret_file": str(device.directory / "secret")}}})
+    assert "hunter2" not in refused(device, 78, "secret-unreadable")
+
+
+@pytest.mark.parametrize("odd", ["no spaces", "x" * 65, "{serial", "a/b"])
+def test_an_id_that_is_not_legal(make_device: MakeDevice, odd: str) -> None:
+    device = make_device(id=odd)
+    refused(device, 78, "device-id-invalid")
+    assert untouched(device)
+
+
+@pytest.mark.parametrize("tcti", ["swtpm:path=/nonexistent", "nonsense:x", "device:/dev/null"])
+def test_no_tpm_or_a_wrong_tcti(make_device: MakeDevice, tcti: str) -> None:
+    device = make_device()
+    device.configure({"tpm": {"tcti": tcti, "wait": "0s"}})
+    refused(device, 69, "tpm-unavailable")
+    status = device.agent("status")
+    assert (status.returncode, "tpm-unavailable" in status.stdout) == (4, True)
+
+
+def test_a_tpm_that_comes_late_is_waited_for(make_device: MakeDevice) -> None:
+    device = make_device()
+    device.power_cut()
+    device.configure({"tpm": {"wait": "20s"}})
+    command = device.agent_command("provision")
+    with subprocess.Popen(command, env=device.environment(), stderr=subprocess.PIPE) as agent:
+        with pytest.raises(subprocess.TimeoutExpired):
+            agent.wait(0.7)
+        device.power_on()
+        _, said = agent.communicate(timeout=60)
+    assert agent.returncode == 0, said
+
+
+def test_two_runs_at_once(make_device: MakeDevice) -> None:
+    device = make_device()
+    command = device.agent_command("provision")
+    running = [
+        subprocess.Popen(command, env=device.environment(), stderr=subprocess.PIPE, text=True)
+        for _ in "ab"
+    ]
+    said = [each.communicate(timeout=60)[1] for each in running]
+    assert sorted(each.returncode for each in running) == [0, 75], said
+    assert any("[busy]" in each for each in said)
+
+
+def test_a_clock_before_our_time(make_device: MakeDevice) -> None:
+    """The newest certificate we hold is of tomorrow: today is not today."""
+    device = make_device()
+    ca = device.etc / "owner-ca.pem"
+    root = pki.root("Tomorrow")
+    tomorrow = root.issue(root.key.public_key(), "Tomorrow", starts=timedelta(days=1), ca=True)
+    ca.write_bytes(ca.read_bytes() + pki.pem(tomorrow))
+    said = refused(device, 75, "clock-implausible")
+    assert str(ca) in said
+    assert untouched(device)
+
+
+# --- the TPM: genuine? ---
+
+
+def test_no_ek_certificate(make_device: MakeDevice) -> None:
+    device = make_device()
+    for index in ("0x01C00002", "0x01C00016"):
+        tools(device, "tpm2_nvundefine", "-C", "p", index)
+    refused(device, 69, "ek-cert-absent")
+    assert untouched(device)
+
+
+def write_nv(device: Device, index: str, data: bytes) -> None:
+    """Put other content into an index of the TPM maker's."""
+    tools(device, "tpm2_nvundefine", "-C", "p", index)
+    attributes = "ppwrite|ppread|ownerread|authread|no_da|platformcreate"
+    size = str(len(data))
+    tools(device, "tpm2_nvdefine", index, "-C", "p", "-s", size, "-a", attributes)
+    (device.directory / "nv").write_bytes(data)
+    tools(device, "tpm2_nvwrite", index, "-C", "p", "-i", "nv")
+
+
+def ek_certificate(device: Device) -> bytes:
+    with Tpm(device.tcti) as tpm:
+        return tpm.nv_read(0x01C00002) or b""
+
+
+def test_an_ek_certificate_of_another_tpm(make_device: MakeDevice) -> None:
+    device, other = make_device(), make_device(board=Board(id="board-other"))
+    write_nv(device, "0x01C00002", ek_certificate(other))
+    refused(device, 69, "ek-cert-mismatch")
+    tools(device, "tpm2_evictcontrol", "-C", "o", "-c", "0x81010001")
+    refused(device, 69, "ek-cert-mismatch")
+    assert untouched(device)
+
+
+def test_an_ek_certificate_of_an_unknown_maker(make_device: MakeDevice) -> None:
+    device = make_device()
+    shutil.rmtree(device.etc / "tpm-roots.d")
+    refused(device, 69, "ek-cert-untrusted")
+    assert untouched(device)
+
+
+def test_an_ek_certificate_that_is_none(make_device: MakeDevice) -> None:
+    device = make_device()
+    write_nv(device, "0x01C00002", b"\xff" * 64)
+    refused(device, 69, "ek-cert-invalid")
+    assert untouched(device)
+
+
+@pytest.mark.parametrize("padding", [b"\xff" * 100, bytes(1)])
+def test_a_padded_ek_certificate_is_fine(make_device: MakeDevice, padding: bytes) -> None:
+    device = make_device()
+    write_nv(device, "0x01C00002", ek_certificate(device) + padding)
+    assert device.agent("provision").returncode == 0
+
+
+def test_an_intermediate_of_the_maker_may_be_in_the_tpm(make_device: MakeDevice) -> None:
+    device = make_device()
+    roots = device.etc / "tpm-roots.d"
+    pem = (roots / "issuercert.pem").read_bytes()
+    (roots / "issuercert.pem").unlink()
+    refused(device, 69, "ek-cert-untrusted")
+    attributes = "ppwrite|ppread|ownerread|authread|no_da|platformcreate"
+    der = pki.der(load_pem_x509_certificate(pem))
+    size = str(len(der) + 8)
+    tools(device, "tpm2_nvdefine", "0x01C00100", "-C", "p", "-s", size, "-a", attributes)
+    (device.directory / "nv").write_bytes(der + b"\xff" * 8)
+    tools(device, "tpm2_nvwrite", "0x01C00100", "-C", "p", "-i", "nv")
+    assert device.agent("provision").returncode == 0
+
+
+def test_a_tpm_whose_only_ek_certificate_is_ecc(make_device: MakeDevice) -> None:
+    device = make_device()
+    tools(device, "tpm2_nvundefine", "-C", "p", "0x01C00002")
+    done = device.agent("provision")
+    assert done.returncode == 0, done.stderr
+    assert "0x81010016 ECC secp384r1" in done.stderr
+
+
+def test_an_ek_that_nobody_kept_is_made_from_the_template(make_device: MakeDevice) -> None:
+    device = make_device()
+    tools(device, "tpm2_evictcontrol", "-C", "o", "-c", "0x81010001")
+    done = device.agent("provision")
+    assert done.returncode == 0, done.stderr
+    assert "done: 0x81010001 RSA-2048" in done.stderr
+
+
+# --- who is this device? ---
+
+
+@pytest.mark.parametrize(
+    ("board", "code"),
+    [
+        ({"certificate": "none"}, "idevid-absent"),
+        ({"certificate": "other-key"}, "idevid-mismatch"),
+        ({"certificate": "foreign"}, "idevid-untrusted"),
+        ({"certificate": "expired"}, "idevid-expired"),
+        ({"certificate": "not-yet"}, "idevid-expired"),
+    ],
+    ids=lambda case: case if isinstance(case, str) else "",
+)
+def test_an_idevid_that_will_not_do(
+    make_device: MakeDevice, board: Mapping[str, Any], code: str
+) -> None:
+    device = make_device(board=Board(**board))
+    refused(device, 69, code)
+    assert untouched(device)
+
+
+def test_a_certificate_without_its_key(make_device: MakeDevice) -> None:
+    device = make_device()
+    tools(device, "tpm2_evictcontrol", "-C", "o", "-c", "0x81020000")
+    refused(device, 69, "idevid-absent")
+
+
+def test_a_padded_or_ecc_idevid_is_fine(make_device: MakeDevice) -> None:
+    for board in (Board(padding=100), Board(key="ecc256")):
+        device = make_device(board=board)
+        done = device.agent("provision")
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_device_without_idevid_goes_on_where_none_is_required(make_device: MakeDevice) -> None:
+    device = make_device(board=Board(certificate="none"), auth="basic")
+    tools(device, "tpm2_evictcontrol", "-C", "o", "-c", "0x81020000")
+    device.configure({"idevid": {"require": False}})
+    done = device.agent("provision")
+    assert done.returncode == 0, done.stderr
+
+
+# --- what is at our handles already ---
+
+
+@pytest.mark.parametrize("handle", ["0x81000001", "0x81000002"])
+def test_a_foreign_object_is_refused_by_name_and_never_evicted(
+    make_device: MakeDevice, handle: str
+) -> None:
+    device = make_device()
+    attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign"
+    create = ["tpm2_createprimary", "-C", "o", "-G", "ecc", "-a", attributes, "-c", "foreign.ctx"]
+    tools(device, *create)
+    tools(device, "tpm2_evictcontrol", "-C", "o", "-c", "foreign.ctx", handle)
+    tools(device, "tpm2_flushcontext", "-t")
+    with Tpm(device.tcti) as tpm:
+        before = tpm.public(int(handle, 16))
+    code = "handle-occupied" if handle.endswith("1") else "ldevid-key-lost"
+    assert handle in refused(device, 69, code)
+    with Tpm(device.tcti) as tpm:
+        assert tpm.public(int(handle, 16)) == before
+
+
+@pytest.mark.parametrize("algorithm", ["rsa", "ecc"])
+def test_an_srk_that_others_made_is_adopted(make_device: MakeDevice, algorithm: str) -> None:
+    """As the shell scripts leave it (no noDA), or systemd (ECC)."""
+    device = make_device()
+    create = ["tpm2_createprimary", "-C", "o", "-g", "sha256", "-G", algorithm, "-c", "srk.ctx"]
+    tools(device, *create)
+    tools(device, "tpm2_evictcontrol", "-C", "o", "-c", "srk.ctx", "0x81000001")
+    tools(device, "tpm2_flushcontext", "-t")
+    done = device.agent("provision")
+    assert done.returncode == 0, done.stderr
+    assert "already done: 0x81000001" in done.stderr
+
+
+def test_a_disk_in_another_device_is_noticed(make_device: MakeDevice) -> None:
+    device, other = make_device(), make_device(board=Board(id="board-other"))
+    assert device.agent("provision").returncode == 0
+    shutil.rmtree(other.state)
+    shutil.copytree(device.state, other.state)
+    refused(other, 69, "key-of-another-tpm")
+
+
+def test_a_tpm_with_a_password_on_the_owner_hierarchy(make_device: MakeDevice) -> None:
+    device = make_device()
+    tools(device, "tpm2_changeauth", "-c", "owner", "s3cret")
+    said = refused(device, 69, "tpm-auth")
+    assert "tpm-owner-auth" in said
+    pki.write_private(device.credentials / "tpm-owner-auth", b"s3cret")
+    done = device.agent("provision")
+    assert done.returncode == 0, done.stderr
+
+
+# --- IoT Edge ---
+
+
+def with_iotedge(device: Device, script: str) -> Path:
+    """Another `iotedge`, and what was in config.toml before."""
+    iotedge = device.bin / "iotedge"
+    iotedge.unlink()
+    iotedge.write_text(f"#!/bin/sh\n{script}\n")
+    iotedge.chmod(0o755)
+    return device.aziot / "config.toml"
+
+
+def test_iotedge_is_missing(make_device: MakeDevice) -> None:
+    device = make_device()
+    (device.bin / "iotedge").unlink()
+    refused(device, 78, "iotedge-missing")
+
+
+def test_iotedge_fails_and_is_quoted_and_its_file_is_whole(make_device: MakeDevice) -> None:
+    device = make_device()
+    config = with_iotedge(
+        device, f"grep pin-value {device.aziot}/config.toml >&2; echo Ouch; exit 3"
+    )
+    said = refused(device, 75, "iotedge-failed")
+    assert "ended with status 3" in said
+    assert "Ouch" in said
+    pin = config.read_text().split("pin-value=")[1].split('"')[0]
+    assert pin not in said
+    assert "id_scope" in config.read_text()
+
+
+def test_iotedge_hangs(make_device: MakeDevice) -> None:
+    device = make_device()
+    device.configure({"aziot": {"timeout": "1s"}})
+    with_iotedge(device, "exec sleep 60")
+    assert "did not finish within 1 seconds" in refused(device, 75, "iotedge-failed")
+
+
+def test_iotedge_lies(make_device: MakeDevice) -> None:
+    """Success is not assumed: nobody answers at the identity service's socket."""
+    device = make_device()
+    device.configure({"aziot": {"timeout": "1s"}})
+    with_iotedge(device, "exit 0")
+    refused(device, 75, "not-provisioned")
+    status = device.agent("status")
+    assert status.returncode == 4
+    assert "not-provisioned" in status.stdout
+
+
+def test_dps_does_not_know_the_ca(make_device: MakeDevice, world: World) -> None:
+    device = make_device(id="device-unknown")
+    device.configure({"dps": {"id_scope": "0ne0000WRONG"}, "aziot": {"timeout": "3s"}})
+    refused(device, 75, "iotedge-failed")
+
+
+def test_a_config_toml_that_is_no_toml_is_left_alone(make_device: MakeDevice) -> None:
+    device = make_device()
+    broken = device.aziot / "config.toml"
+    broken.write_text("[[[")
+    broken.chmod(0o600)
+    refused(device, 78, "aziot-config-invalid")
+    assert broken.read_text() == "[[["
+
+
+def test_the_token_of_somebody_else_is_left_alone(make_device: MakeDevice) -> None:
+    device = make_device()
+    device.pkcs11.mkdir(mode=0o700)
+    database = device.pkcs11 / "tpm2_pkcs11.sqlite3"
+    database.write_bytes(b"not a database at all")
+    done = device.agent("provision")
+    assert done.returncode in (69, 78), done.stderr
+    assert database.read_bytes() == b"not a database at all"
+
+
+def test_an_interrupted_tpm_is_a_clear_error(make_device: MakeDevice) -> None:
+    """The TPM's power fails for good while we run: no traceback, and the next run goes on."""
+    device = make_device()
+    device.configure({"tpm": {"wait": "0s"}})
+    device.power_cut()
+    refused(device, 69, "tpm-unavailable")
+    device.power_on()
+    assert device.agent("provision").returncode == 0
+    assert swtpm.tcti(device.tpm) == device.tcti
