@@ -288,19 +288,3 @@ func legalRegistrationID(id string) bool {
 	}
 	return len(id) <= 128 && strings.Contains(letters, id[len(id)-1:])
 }
-
-func readTPM(t *table) {
-	if t == nil {
-		return
-	}
-	if t.has("tcti") {
-		t.must("tcti")
-	}
-	t.integer("auth_key_index", 0, 0x7fffff)
-	if auth := t.sub("hierarchy_authorization"); auth != nil {
-		auth.text("endorsement")
-		auth.text("owner")
-		auth.end()
-	}
-	t.end()
-}

@@ -117,3 +117,20 @@ func readMoby(t *table) {
 	}
 	t.end()
 }
+
+// readTPM reads the table of aziot-tpmd.
+func readTPM(t *table) {
+	if t == nil {
+		return
+	}
+	if t.has("tcti") {
+		t.must("tcti")
+	}
+	t.integer("auth_key_index", 0, 0x7fffff)
+	if auth := t.sub("hierarchy_authorization"); auth != nil {
+		auth.text("endorsement")
+		auth.text("owner")
+		auth.end()
+	}
+	t.end()
+}
