@@ -67,6 +67,16 @@ def wait(process: subprocess.Popen[bytes], answers: Callable[[], bool], log: Pat
         time.sleep(0.02)
 
 
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections on a Unix socket; that it exists says less."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
 def speaks_tls(port: int, trust: Path) -> bool:
     """Whether a server below our own root listens there, and not a stranger."""
     context = ssl.create_default_context(cafile=str(trust))

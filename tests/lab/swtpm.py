@@ -52,14 +52,13 @@ def roots(ca: Path) -> Path:
 
 def start(state: Path) -> subprocess.Popen[bytes]:
     """Power on; the TCTI is `tcti(state)`. The caller ends the process (that is a power cut)."""
-    sock = state / "tpm.sock"
-    sock.unlink(missing_ok=True)
-    server = ["--server", f"type=unixio,path={sock}", "--ctrl", f"type=unixio,path={sock}.ctrl"]
+    data, control = state / "tpm.sock", state / "tpm.sock.ctrl"
+    server = ["--server", f"type=unixio,path={data}", "--ctrl", f"type=unixio,path={control}"]
     flags = ["--flags", "not-need-init,startup-clear"]
     command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", *server, *flags]
     log = state / "swtpm.log"
     started = process.start(command, log)
-    process.wait(started, sock.exists, log)
+    process.wait(started, lambda: process.listens(data) and process.listens(control), log)
     return started
 
 
