@@ -213,7 +213,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _why(causes: list[BaseException]) -> str:
     last = causes[-1]
     text = printable(getattr(last, "strerror", None) or str(last) or type(last).__name__)
-    return text[:1].lower() + text[1:]
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 class _Alarm:

@@ -5,9 +5,11 @@ TLS 1.2 or newer; the host's name is checked against subjectAltName (RFC 9525), 
 """
 
 import datetime
+import errno
 import re
 import ssl
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -53,7 +55,8 @@ def tls_context(trust: Path) -> ssl.SSLContext:
 
 
 class _Socket(ssl.SSLSocket):
-    """Notes down the certificate that was not trusted: who shows what is half the diagnosis."""
+    """Keeps what a plain one loses, and what a diagnosis needs: the certificate that was not
+    trusted, and the alert that explains why nobody listens any more."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -62,6 +65,15 @@ class _Socket(ssl.SSLSocket):
             chain = self._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # public in 3.13
             e.add_note(_shown([c.public_bytes(2) for c in chain]))
             raise
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """In TLS 1.3 the server judges our certificate after we think the handshake is over. By the
+        time we write it may have sent its alert, or an early answer, and gone: that is still there
+        to be read, and urllib3 reads it if we say what a plain socket would."""
+        try:
+            return super().send(data, flags)
+        except ssl.SSLEOFError as e:
+            raise BrokenPipeError(errno.EPIPE, "the server hung up") from e
 
 
 def _shown(chain: list[bytes]) -> str:

@@ -1,6 +1,8 @@
 """EST, RFC 7030: with GlobalSign's server, and with servers that do everything else."""
 
 import base64
+import json
+import ssl
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from agent.errors import (
     EstGarbled,
     EstPending,
     ServerBusy,
+    TlsClientRefused,
 )
 from agent.est import Basic, CsrAttrs, Est, Secret
 from agent.http import Https
@@ -99,6 +102,26 @@ def test_its_errors_are_told_apart(
         at(f"{globalsign}/triggererrors").simpleenroll(builder.sign(pki.new_key(), hashes.SHA256()))
     if isinstance(caught.value, EstPending):
         assert caught.value.seconds == 600
+
+
+def test_a_certificate_it_does_not_know_is_named_though_it_is_gone_before_we_write(
+    ca: pki.Authority, tls: pki.Tls, tmp_path: Path, csr: x509.CertificateSigningRequest
+) -> None:
+    server = EstServer(tmp_path / "est", ca, tls)
+    settings = server.directory / "est.json"
+    wanted = json.loads(settings.read_text())
+    wanted["tls"]["client_cas"] = [str(ca.save(tmp_path / "clients").root)]
+    settings.write_text(json.dumps(wanted))
+    stranger = pki.authority("Stranger").server(tmp_path / "stranger")
+
+    def identify(context: ssl.SSLContext) -> None:
+        context.load_cert_chain(stranger.chain, stranger.key)
+
+    url = f"https://localhost:{server.port}/.well-known/est"
+    with server.running():
+        for _ in range(10):  # it is a race, lost two times of three
+            with Https(tls.trust, identify=identify) as https, pytest.raises(TlsClientRefused):
+                Est(https, url).simpleenroll(csr)
 
 
 # --- what goes over the wire ---------------------------------------------------------------------
