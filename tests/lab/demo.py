@@ -1,0 +1,99 @@
+"""`tests/demo`: one device's first boot, step by step, and a second boot that has nothing to do."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.device import Device, Wish
+from tests.lab.world import World
+
+
+def main() -> int:
+    args = parse()
+    with tempfile.TemporaryDirectory(prefix="tpm2cloud-demo-") as scratch:
+        directory = Path(scratch) if args.keep is None else args.keep
+        with world(directory / "world") as lab, device(lab, directory / "device", args) as board:
+            return show(board)
+
+
+def parse() -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="tests/demo", description=__doc__)
+    options.add_argument("--key", choices=["ecc256", "rsa2048"], default="ecc256")
+    options.add_argument("--auth", choices=["mtls", "basic", "secret"], default="mtls")
+    options.add_argument("--issued-by", choices=["est", "static"], default="est")
+    options.add_argument("--keep", type=Path, metavar="DIR", help="a new directory, left behind")
+    return options.parse_args()
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    print(f"{what} ...", end=" ", flush=True)
+    started = time.monotonic()
+    yield
+    print(f"{time.monotonic() - started:.2f} s", flush=True)
+
+
+@contextmanager
+def world(directory: Path) -> Iterator[World]:
+    print(
+        "The world: CAs, EST servers (GlobalSign's estserver behind nginx), a provisioning service"
+    )
+    with timed("  made and started"):
+        running = World(directory)
+        running.__enter__()
+    try:
+        yield running
+    finally:
+        running.__exit__()
+
+
+@contextmanager
+def device(lab: World, directory: Path, args: argparse.Namespace) -> Iterator[Device]:
+    print(
+        "\nThe device: swtpm with an EK certificate; IDevID by tpm2-tools, as the scripts make it"
+    )
+    with timed("  manufactured"):
+        wish = Wish(id="demo-4711", key=args.key, auth=args.auth, issued_by=args.issued_by)
+        made = Device(lab, directory, wish)
+    with made:
+        yield made
+
+
+def show(board: Device) -> int:
+    print(f"\nIts configuration, {board.config}:\n")
+    print(board.config.read_text())
+    print("First boot: tpm2cloud provision\n")
+    first = run(board, "provision")
+    print("\nWhere it is now: tpm2cloud status\n")
+    status = run(board, "status")
+    print("\nSecond boot: tpm2cloud provision\n")
+    before = files(board)
+    second = run(board, "provision")
+    same = files(board) == before
+    print(f"\nThe second run changed {'nothing' if same else 'files: THAT IS A DEFECT'}.")
+    return 0 if (first, status, second, same) == (0, 0, 0, True) else 1
+
+
+def run(board: Device, verb: str) -> int:
+    """The real command; what it says goes straight to the reader."""
+    sys.stdout.flush()
+    command = board.agent_command(verb)
+    status = subprocess.run(command, env=board.environment(), check=False).returncode
+    if status:
+        print(f"exit status {status}")
+    return status
+
+
+def files(board: Device) -> dict[Path, tuple[int, bytes]]:
+    """Everything the agent may write, by inode and content."""
+    every = (p for at in (board.state, board.aziot, board.pkcs11) for p in at.rglob("*"))
+    return {p: (p.stat().st_ino, p.read_bytes()) for p in every if p.is_file()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
