@@ -156,6 +156,18 @@ def render(existing: bytes, desired: Desired, path: Path) -> bytes:
     return f"{_HEAD}{', '.join(areas)}\n{edit(body, wanted, gone)}".encode()
 
 
+def secrets_in(existing: bytes) -> dict[str, str]:
+    """The secrets a file holds already: EST 'password', TPM 'owner' and 'endorsement' auth."""
+    try:
+        tree = tomllib.loads(existing.decode())
+        est = tree.get("cert_issuance", {}).get("est", {}).get("auth", {})
+        auths = tree.get("tpm", {}).get("hierarchy_authorization", {})
+    except (ValueError, AttributeError):  # no TOML, or not of this shape
+        return {}
+    found = {"password": est.get("password"), **auths}
+    return {name: text for name, text in found.items() if isinstance(text, str)}
+
+
 def backup_for(path: Path) -> Path | None:
     """Where to copy what is at `path` before it is replaced; None if nothing would be lost.
 

@@ -274,6 +274,11 @@ class ClockImplausible(Later):
     remedy = "Set the clock (timedatectl set-ntp true); it is tried again"
 
 
+class DiskFull(Later):
+    code = "disk-full"
+    remedy = "Make room, or look at the disk's health: df -h {path}; dmesg"
+
+
 class Unreachable(Later):
     code = "unreachable"
     remedy = "Check network, DNS and firewall between here and {host}; it is tried again"

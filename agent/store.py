@@ -5,12 +5,13 @@ so what a killed writer left behind is overwritten by the next one: nothing pile
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.errors import Busy, NoPermission
+from agent.errors import Busy, DiskFull, NoPermission
 
 
 def write(
@@ -50,11 +51,15 @@ def read(path: Path) -> bytes | None:
 
 @contextlib.contextmanager
 def permitted(path: Path) -> Iterator[None]:
-    """`Permission denied` and `Read-only file system` become NoPermission."""
+    """What the file system says when it will not, as NoPermission or DiskFull."""
     try:
         yield
-    except PermissionError as e:
-        raise NoPermission(f"cannot use '{path}': {e.strerror}", path=path) from e
+    except OSError as e:
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise NoPermission(f"cannot use '{path}': {e.strerror}", path=path) from e
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise DiskFull(f"cannot write '{path}': {e.strerror}", path=path) from e
+        raise
 
 
 def sync_directory(path: Path) -> None:

@@ -256,3 +256,12 @@ def test_keys_that_others_made_in_the_token_survive(make_device: MakeDevice) -> 
 
     assert ldevid(device).public_key() != before
     assert len(device.world.issued(device.world.operations_est)) == issued
+
+
+def test_status_needs_no_credentials(make_device: MakeDevice) -> None:
+    """They are the unit's alone; a technician at the console has none."""
+    device = provisioned(make_device(auth="basic", operational_auth="basic"))
+    for credential in device.credentials.iterdir():
+        credential.unlink()
+    status = device.agent("status")
+    assert status.returncode == 0, status.stdout

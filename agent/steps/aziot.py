@@ -1,17 +1,18 @@
 """IoT Edge: its configuration file, and that it really is provisioned with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from agent import aziot, aziot_config, config, credentials, inputs, store
 from agent.config import Config
-from agent.errors import IotedgeMissing, ModuleMissing
+from agent.errors import IotedgeMissing, ModuleMissing, SecretUnreadable
 from agent.state import State, read_json, write_json
 from agent.steps import Step
 from agent.steps.token import KEY, Token
 
 Who = Callable[[], str]
+Known = Mapping[str, str]  # secrets by what they are: 'password', 'owner', 'endorsement'
 
 
 def configuration(conf: Config, state: State, who: Who) -> Step:
@@ -19,7 +20,7 @@ def configuration(conf: Config, state: State, who: Who) -> Step:
 
     def done() -> str | None:
         existing = store.read(path)
-        desired = _desired(conf, state, who())
+        desired = _desired(conf, state, who(), existing)
         if existing is None or desired is None or path.stat().st_mode & 0o077:
             return None
         same = aziot_config.render(existing, desired, path) == existing
@@ -76,27 +77,41 @@ def _is_ours(now: aziot.Provisioning, conf: Config, who: str) -> bool:
 # --- what the file must say ---
 
 
-def _desired(conf: Config, state: State, who: str) -> aziot_config.Desired | None:
-    """None while the token is not there yet."""
-    return (_by_ek if conf.dps.attestation == "tpm" else _by_certificate)(conf, state, who)
+def _desired(
+    conf: Config, state: State, who: str, existing: bytes | None = None
+) -> aziot_config.Desired | None:
+    """None while the token is not there yet.
+
+    Credentials are the unit's alone: for a person who asks where the device is, the secrets that
+    are in the `existing` file already stand for those she cannot read.
+    """
+    known = aziot_config.secrets_in(existing) if existing else {}
+    if conf.dps.attestation == "tpm":
+        return _by_ek(conf, who, known)
+    return _by_certificate(conf, state, who, known)
 
 
-def _by_ek(conf: Config, state: State, who: str) -> aziot_config.Desired:
-    auths = {name: credentials.optional(f"tpm-{name}-auth") for name in ("owner", "endorsement")}
+def _by_ek(conf: Config, who: str, known: Known) -> aziot_config.Desired:
+    auths = {
+        name: credentials.optional(f"tpm-{name}-auth") or known.get(name, "").encode()
+        for name in ("owner", "endorsement")
+    }
     return aziot_config.Desired(
         registration_id=who,
         id_scope=conf.dps.id_scope,
         global_endpoint=conf.dps.endpoint,
         identity=aziot_config.TpmAttestation(
             tcti=conf.tpm.tcti,
-            owner_auth=(auths["owner"] or b"").decode(),
-            endorsement_auth=(auths["endorsement"] or b"").decode(),
+            owner_auth=auths["owner"].decode(),
+            endorsement_auth=auths["endorsement"].decode(),
         ),
         edge_ca=_edge_ca(conf.edge_ca, who),
     )
 
 
-def _by_certificate(conf: Config, state: State, who: str) -> aziot_config.Desired | None:
+def _by_certificate(
+    conf: Config, state: State, who: str, known: Known
+) -> aziot_config.Desired | None:
     operational = conf.operational
     pins = Token(conf.pkcs11, state).pins()
     if operational is None or pins is None:
@@ -111,19 +126,28 @@ def _by_certificate(conf: Config, state: State, who: str) -> aziot_config.Desire
         id_scope=conf.dps.id_scope,
         global_endpoint=conf.dps.endpoint,
         identity=aziot_config.Issued(renewal=_renewal(operational)) if by_est else ldevid,
-        est=_est(operational, ldevid) if by_est else None,
+        est=_est(operational, ldevid, known) if by_est else None,
         keystore=keystore,
         edge_ca=_edge_ca(conf.edge_ca, who),
     )
 
 
-def _est(conf: config.Operational, ldevid: aziot_config.KeyPair) -> aziot_config.Est:
+def _est(conf: config.Operational, ldevid: aziot_config.KeyPair, known: Known) -> aziot_config.Est:
     auth: aziot_config.Basic | aziot_config.KeyPair = ldevid
     if conf.auth == "basic":
-        password = inputs.operational_password(conf)
+        password = _password(conf, known)
         auth = aziot_config.Basic(username=conf.username or "", password=password)
     renewal = _renewal(conf)
     return aziot_config.Est(url=conf.url or "", auth=auth, trust=(conf.trust,), renewal=renewal)
+
+
+def _password(conf: config.Operational, known: Known) -> str:
+    try:
+        return inputs.operational_password(conf)
+    except SecretUnreadable:
+        if "password" not in known:
+            raise
+        return known["password"]
 
 
 def _renewal(conf: config.Operational) -> aziot_config.Renewal:
