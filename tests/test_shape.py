@@ -1,0 +1,175 @@
+"""What keeps the house in shape: imports point one way, docs keep up, versions agree."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+import agent
+from agent import config
+from agent.errors import AgentError, every_error
+
+TOP = Path(__file__).parents[1]
+PACKAGE = TOP / "agent"
+# What each may import of the project; a library's own inner modules are named with it.
+ALLOWED = {
+    "errors": set(),
+    "store": {"errors"},
+    "credentials": {"errors"},
+    "deviceid": {"errors"},
+    "x509": {"errors"},
+    "tls": {"errors"},
+    "http": {"errors", "tls"},
+    "est": {"errors", "http"},
+    "pkcs11_objects": {"errors"},
+    "pkcs11_rows": {"errors", "pkcs11_objects"},
+    "pkcs11": {"errors", "pkcs11_objects", "pkcs11_rows"},
+    "toml_edit": {"errors"},
+    "aziot_config": {"errors", "toml_edit"},
+    "aziot": {"errors"},
+    "schema": {"errors"},
+    "config": {"errors", "schema"},
+    "journal": set(),
+}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """What a module imports of the project: 'errors', 'tpm', 'steps', ..."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "agent":
+            yield from (name.name for name in node.names if name.name not in vars(agent))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agent."):
+            yield str(node.module).split(".")[1]
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_libraries_know_neither_steps_nor_configuration_nor_each_other(name: str) -> None:
+    assert set(imported(PACKAGE / f"{name}.py")) <= ALLOWED[name]
+
+
+def test_the_tpm_package_knows_only_errors_and_alone_knows_tpm2_pytss() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        inside = file.parent.name == "tpm"
+        if inside:
+            assert set(imported(file)) <= {"errors", "tpm"}, file
+        assert inside or "tpm2_pytss" not in file.read_text().replace("tpm2-pytss", ""), file
+
+
+def test_steps_know_neither_the_plan_nor_the_command_line() -> None:
+    for file in (PACKAGE / "steps").glob("*.py"):
+        assert not set(imported(file)) & {"plan", "status", "identity", "cli"}, file
+
+
+def test_importing_any_module_opens_no_device_and_reads_no_file() -> None:
+    """Constants, functions and classes only: no statement at module level that acts."""
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            assert not isinstance(node, ast.With | ast.For | ast.While | ast.Try), (
+                file,
+                node.lineno,
+            )
+
+
+def test_every_failure_has_a_code_of_its_own_and_a_remedy() -> None:
+    errors = list(every_error())
+    codes = [error.code for error in errors]
+    assert len(codes) == len(set(codes))
+    for error in errors:
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", error.code)
+        assert error.remedy
+        assert error.status in (70, 69, 75, 76, 77, 78)
+
+
+def test_an_error_that_is_raised_fills_in_its_remedy() -> None:
+    """Each `{field}` of a remedy is given wherever the error is raised."""
+    wanted = {e.__name__: set(re.findall(r"{(\w+)}", e.remedy)) for e in every_error()}
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = getattr(getattr(node, "func", None), "id", None)
+            if isinstance(node, ast.Call) and name in wanted:
+                given = {keyword.arg for keyword in node.keywords}
+                assert None in given or wanted[name] <= given, (file, node.lineno, name)
+
+
+def settings(section: Any = config.Config, at: str = "") -> Iterator[str]:
+    hints = get_type_hints(section)
+    for each in fields(section):
+        kinds = [hints[each.name], *get_args(hints[each.name])]
+        below = next((kind for kind in kinds if is_dataclass(kind)), None)
+        if below:
+            yield from settings(below, f"{at}{each.name}.")
+        else:
+            yield at + each.name
+
+
+def test_every_setting_is_in_the_example_and_it_says_nothing_else() -> None:
+    text = (TOP / "docs/config.toml").read_text()
+    lines = [line.removeprefix("#") for line in text.splitlines() if not line.startswith("# ")]
+    shown, table = set(), ""
+    for line in lines:
+        if found := re.fullmatch(r"\[([a-z0-9_.]+)\]", line):
+            table = found[1]
+        elif found := re.match(r"([a-z0-9_]+) = ", line):
+            shown.add(f"{table}.{found[1]}")
+    assert shown == set(settings())
+
+
+def test_the_example_is_a_configuration_that_loads(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text((TOP / "docs/config.toml").read_text())
+    loaded = config.load(tmp_path / "config.toml")
+    assert loaded.dps.id_scope == "0ne00000000"
+
+
+def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
+    text = (TOP / "docs/config.toml").read_text()
+    text = re.sub(r"^#(?=[a-z0-9_]+ = )", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^#(?=\[)", "", text, flags=re.MULTILINE)
+    tree = tomllib.loads(text)
+    optional = {"ldevid.ca", "ldevid.est", "operational", "dps", "edge_ca"}
+    for at, value in walked(tree):
+        section, _, name = at.rpartition(".")
+        if section not in optional and name != "library":
+            assert str(value) in shown_default(section, name), at
+
+
+def walked(tree: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from walked(value, f"{at}{key}.")
+        else:
+            yield at + key, value
+
+
+def shown_default(section: str, name: str) -> set[str]:
+    kinds = {"device": config.Device, "tpm": config.Tpm, "idevid": config.Idevid}
+    kinds |= {"pkcs11": config.Pkcs11, "aziot": config.Aziot}
+    value = getattr(kinds[section](), name)
+    seconds = value.total_seconds() if hasattr(value, "total_seconds") else 0
+    durations = {f"{seconds:g}s", f"{seconds / 60:g}min"}
+    listed = {str([str(each) for each in value])} if isinstance(value, tuple) else set()
+    return {str(value), *durations, *listed}
+
+
+def test_release_and_changelog_agree() -> None:
+    text = (TOP / "debian/changelog").read_text()
+    version = re.match(r"tpm2cloud \((.+?)\)", text)
+    date = re.search(r"^ -- .+?  (.+)$", text, re.MULTILINE)
+    assert version is not None
+    assert version[1] == agent.__version__
+    assert date is not None
+    assert parsedate_to_datetime(date[1]) == agent.RELEASED
+
+
+def test_the_readme_names_every_verb_and_exit_status() -> None:
+    text = (TOP / "README.md").read_text()
+    cli = (PACKAGE / "cli.py").read_text()
+    for verb in re.findall(r'add_parser\("([\w-]+)"', cli):
+        assert f"`tpm2cloud {verb}" in text
+    for status in {str(error.status) for error in every_error(AgentError)} - {"70"}:
+        assert status in text
