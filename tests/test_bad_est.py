@@ -4,6 +4,7 @@ Each way of misbehaving gets its code and exit status, loses nothing, and is got
 server behaves.
 """
 
+import base64
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -211,6 +212,29 @@ def test_a_clock_that_was_turned_back_does_not_wait_for_ever(
         pending.write_text(json.dumps(kept | later_still))
         server.ways["simpleenroll"] = [issue(lambda csr: good(world, csr))]
         assert device.agent("provision").returncode == 0
+
+
+def test_a_refusal_tells_what_the_ca_asked_for(make_device: MakeDevice, world: World) -> None:
+    """csrattrs: challengePassword and rsaEncryption, where our key is an ECC one."""
+    wishes = bytes.fromhex("301606092a864886f70d01090706092a864886f70d010101")
+    device = make_device()
+    with Hostile(world.tls, ways(world, whole(http(400)))) as server:
+        attributes = http(200, base64.b64encode(wishes), Content_Type="application/csrattrs")
+        server.ways["csrattrs"] = [whole(attributes)]
+        said = pointed_at(device, server).agent("provision").stderr
+    assert "[est-bad-request]" in said
+    assert "asks for an RSA key and a proof of possession bound to the TLS session" in said
+
+
+@pytest.mark.parametrize("status", [204, 404, 403, 405, 501])
+def test_a_server_need_not_offer_csrattrs(
+    make_device: MakeDevice, world: World, status: int
+) -> None:
+    device = make_device()
+    with Hostile(world.tls, ways(world, issue(lambda csr: good(world, csr)))) as server:
+        server.ways["csrattrs"] = [whole(http(status))]
+        done = pointed_at(device, server).agent("provision")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_server_of_another_ca(make_device: MakeDevice, world: World) -> None:

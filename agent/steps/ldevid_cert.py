@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate, CertificateSigningRequest, load_pem_x509_csr
 
 from agent import config, inputs, store, x509
-from agent.errors import ConfigError, EstPending, IssuedWrong, Later
+from agent.errors import ConfigError, EstPending, IssuedWrong, Later, Refused
 from agent.state import State, read_json, write_json
 from agent.steps import Step, idevid, ldevid_key
 from agent.tpm import Tpm
 
-Enrol = Callable[[CertificateSigningRequest], list[Certificate]]
+if TYPE_CHECKING:
+    from agent.est import Est
 
 
 def ldevid_cert(
@@ -140,10 +142,41 @@ def _by_est(
     with identity as client, Https(conf.trust, timeout=seconds, **client) as https:
         est = Est(https, conf.url, credential=credential)
         others = est.cacerts()
-        answer = est.simpleenroll(csr)
+        wanted = _wanted(est)
+        with _hint(wanted, csr):
+            answer = est.simpleenroll(csr)
     return x509.issued(
         answer, csr, x509.anchors(conf.issuer or conf.trust), others, datetime.now(UTC)
     )
+
+
+def _wanted(est: "Est") -> frozenset[str]:
+    """The OIDs the CA would like to see (RFC 7030, 4.5.2); a server need not offer any."""
+    try:
+        return est.csrattrs().oids
+    except Refused:
+        return frozenset()
+
+
+RSA, ECC = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1"
+UNMET = {
+    "1.2.840.113549.1.9.7": "a proof of possession bound to the TLS session",
+    RSA: "an RSA key",
+    ECC: "an ECC key",
+    "1.3.132.0.34": "a key on P-384",
+}
+
+
+@contextmanager
+def _hint(wanted: frozenset[str], csr: CertificateSigningRequest) -> Iterator[None]:
+    """A refusal tells what the CA asked for and did not get: most likely, why it refuses."""
+    met = RSA if isinstance(csr.public_key(), RSAPublicKey) else ECC
+    try:
+        yield
+    except Refused as e:
+        if unmet := [UNMET[oid] for oid in sorted(wanted & UNMET.keys() - {met})]:
+            e.args = (f"{e}; it asks for {' and '.join(unmet)} (csrattrs)",)
+        raise
 
 
 @contextmanager
