@@ -1,0 +1,1 @@
+"""How long a first boot takes, and what it costs: tpm2cloud against the tools by hand."""
