@@ -1,0 +1,139 @@
+"""Where the agent can be cut off: every system call by which it changes something, found by
+strace(1), and a run that is killed at just that one.
+
+What is no effect: what only looks (TPM2_ReadPublic and its like), memory files, compiled Python,
+and the talk on stderr. strace counts the calls of each name for itself; so a place is a name and a
+number. Threads and children are not traced: the agent works in its first thread, and what it starts
+(`iotedge`) has its own ideas of being killed.
+"""
+
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpm2_pytss.constants import TPM2_CC
+
+from tests.lab.device import Device
+
+FILES = """fsync fdatasync rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat
+ rmdir mkdir mkdirat chmod fchmod fchmodat chown fchown lchown fchownat truncate ftruncate fallocate
+ write writev pwrite64 pwritev sendto sendmsg sendmmsg sendfile copy_file_range"""
+PROGRAMS = "vfork fork pidfd_open kill"  # pidfd_open: the agent has just started a program
+EFFECTS = {*FILES.split(), *PROGRAMS.split()}
+LOOKS = {
+    TPM2_CC.GetCapability,
+    TPM2_CC.ReadPublic,
+    TPM2_CC.NV_ReadPublic,
+    TPM2_CC.NV_Read,
+}
+TALK = re.compile(r"write\([12]<|\w+\(\d+</memfd:|.*__pycache__|.*\"/dev/")
+TPM = re.compile(r"write\(\d+<socket:.*?\"((?:\\x[0-9a-f]{2}){10,})")
+CONTROL = re.compile(r"write\(\d+<socket:.*?\"\\x00\\x00\\x00\\x05")  # swtpm's own, not the TPM's
+STRACE = ["strace", "-qq", "-y", "-x", "-s", "32", "-o"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Just before the `nth` system call of this name."""
+
+    call: str
+    nth: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.nth} ({self.what})"
+
+
+def places(device: Device, trace: Path) -> list[Place]:
+    """Run the agent, whole; these are its effects, in order, and the moments after those that go to
+    another process (a TPM, a server), when that works and the agent only waits."""
+    run = device.run([*STRACE, str(trace), *device.agent_command("provision")])
+    assert run.returncode == 0, run.stderr
+    return list(_places(trace.read_text().splitlines(), str(device.directory)))
+
+
+def _places(lines: list[str], top: str) -> Iterator[Place]:
+    counts: Counter[str] = Counter()
+    sent = ""
+    for line in lines:
+        name = line.partition("(")[0]
+        counts[name] += 1
+        if _is_effect(name, line):
+            what = describe(line, top)
+            yield Place(name, counts[name], what)
+            sent = what if "<socket:" in line or name == "sendto" else ""
+        elif sent and name.isidentifier():
+            yield Place(name, counts[name], f"after {sent}")
+            sent = ""
+
+
+def _is_effect(name: str, line: str) -> bool:
+    if name == "openat":
+        return "O_CREAT" in line and not TALK.match(line)
+    if name not in EFFECTS or TALK.match(line) or CONTROL.match(line):
+        return False
+    command = _command(line)
+    return command not in LOOKS
+
+
+def _command(line: str) -> int | None:
+    """The command code, if this is a TPM command (TPM 2.0 Library, part 1, 18.2)."""
+    if (found := TPM.match(line)) is None:
+        return None
+    data = bytes.fromhex(found[1].replace("\\x", ""))
+    is_command = data[:2] in (b"\x80\x01", b"\x80\x02")
+    return int.from_bytes(data[6:10], "big") if is_command else None
+
+
+def describe(line: str, top: str) -> str:
+    """What a line of a trace is about: a file of the device, a TPM command, or a message."""
+    name = line.partition("(")[0]
+    if (command := _command(line)) is not None:
+        return f"TPM command {str(TPM2_CC(command)).rpartition('.')[2]}"
+    if found := re.findall(rf"{re.escape(top)}/([^\">]*)", line):
+        return str(found[-1])
+    return "message" if "<socket:" in line else "program" if name in PROGRAMS else ""
+
+
+def kill_at(device: Device, place: Place, trace: Path) -> str:
+    """Run the agent and kill it there; returns what it was about to do, or nothing if it ended."""
+    inject = [f"--trace={place.call}", f"--inject={place.call}:signal=KILL:when={place.nth}"]
+    run = device.run([*STRACE, str(trace), *inject, *device.agent_command("provision")])
+    if run.returncode != -signal.SIGKILL:
+        assert run.returncode == 0, run.stderr
+        return ""
+    lines = [line for line in trace.read_text().splitlines() if line.startswith(place.call)]
+    assert len(lines) == place.nth, (place, lines[-1:])
+    return describe(lines[-1], str(device.directory))
+
+
+def power_cut(device: Device) -> None:
+    """All that runs on the device is gone at once, with the TPM; then it starts again: the TPM, and
+    IoT Edge's services, if they were ever configured."""
+    device.power_cut()
+    kill_programs(device)
+    device.power_on()
+    if device.edge.joinpath("super.toml").exists():
+        device.run(["iotedge", "system", "restart"])
+
+
+def kill_programs(device: Device) -> None:
+    """`iotedge` and what it started."""
+    program = os.fsencode(device.bin / "iotedge")
+    while pids := list(_running(program)):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _running(program: bytes) -> Iterator[int]:
+    """Processes of this very program that are not waiting to be reaped."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if directory.joinpath("cmdline").read_bytes().split(b"\0")[0] == program:
+                yield int(directory.name)

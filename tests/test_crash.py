@@ -1,0 +1,259 @@
+"""The agent is cut off at every single one of its effects, and then run again.
+
+Twice at each place, as two things happen to a first boot:
+
+- the agent alone is killed, and is run again at once, while IoT Edge may still be at work;
+- the power goes: the agent, `iotedge` and its services, and the TPM are all gone at that moment
+  (what was written is not lost: that it was synced is proven only by its fsync being a place).
+
+Whatever the place, the next run ends as if nothing had happened, and one more has nothing to do.
+"""
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from tpm2_pytss.constants import TPM2_CAP, TPM2_HC, TPM2_PT
+
+from agent import pkcs11, x509
+from agent.state import State, read_json
+from agent.steps import ldevid_key, srk
+from agent.tpm import Tpm
+from tests.lab import crash, pki
+from tests.lab.crash import Place
+from tests.lab.device import Device, Wish
+from tests.lab.world import World
+
+OPERATOR = '# Ours.\nhostname = "device-0001"\n\n[agent]\nname = "edgeAgent"\ntype = "docker"\n'
+LATER = 75
+
+
+# --- how a run is cut off ---
+
+
+def agent_is_killed(device: Device) -> None:
+    """The rest goes on."""
+
+
+Cut = Callable[[Device], None]
+CUTS: list[Cut] = [agent_is_killed, crash.power_cut]
+
+
+# --- what is true in the end ---
+
+
+@dataclass(frozen=True)
+class End:
+    """What is the same on every device of a kind in a world."""
+
+    handles: dict[int, bytes]  # but for the LDevID key, what is at the persistent handles
+    nv: dict[int, bytes | None]
+    loaded: set[int]
+    failed_tries: int
+    keys: list[tuple[str, bool]]
+    files: dict[str, str]
+    config: str
+
+
+def end(device: Device) -> End:
+    with Tpm(device.tcti) as tpm:
+        objects = {handle: tpm.public(handle) for handle in tpm.handles(TPM2_HC.PERSISTENT_FIRST)}
+        ours = objects.pop(ldevid_key.HANDLE)
+        assert ours is not None
+        token = pkcs11.look(device.pkcs11, "edge", below=tpm.serialized(srk.HANDLE))
+        assert token is not None
+        assert token.holds("ldevid", ours.blob)
+        assert x509.parse((device.state / "ldevid.pem").read_bytes())[0].public_key() == ours.key
+        return End(
+            handles={handle: public.blob for handle, public in objects.items() if public},
+            nv={index: tpm.nv_read(index) for index in tpm.nv_indices()},
+            loaded=tpm.loaded(),
+            failed_tries=failed_tries(tpm),
+            keys=sorted((key.label, key.paired) for key in token.keys),
+            files=files(device),
+            config=config(device),
+        )
+
+
+def failed_tries(tpm: Tpm) -> int:
+    """The counter of the protection against guessing passwords."""
+    _, found = tpm.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.LOCKOUT_COUNTER, 1)
+    return int(found.data.tpmProperties[0].value)
+
+
+def files(device: Device) -> dict[str, str]:
+    """Mode of every file and directory, but for what belongs to the TPM and to IoT Edge's services.
+    None is damaged."""
+    with closing(sqlite3.connect(device.pkcs11 / pkcs11.DATABASE)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    for path in device.state.glob("*.json"):
+        assert read_json(path), path
+    assert ldevid_key.read(State(device.state).ldevid_key) is not None
+    others = {device.tpm, device.edge, device.socket.parent}
+    return {
+        str(path.relative_to(device.directory)): oct(path.stat().st_mode)
+        for path in device.directory.rglob("*")
+        if not others & {path, *path.parents}
+    }
+
+
+def config(device: Device) -> str:
+    """IoT Edge's configuration, but for what is of this device alone."""
+    text = (device.aziot / "config.toml").read_text()
+    pins = read_json(State(device.state).pins) or {}
+    for pin in re.findall(r"pin-value=([^\"&;]+)", text):
+        assert unquote(pin) == pins["user"]
+        text = text.replace(pin, "PIN")
+    return text.replace(str(device.directory), "DIRECTORY")
+
+
+# --- cut off, and run again ---
+
+
+class Town:
+    """A world, devices made in it one after the other, and how one is when all went well."""
+
+    def __init__(self, world: World, directory: Path, wish: Wish, settings: str) -> None:
+        self.world, self.directory, self.wish = world, directory, wish
+        self._settings = settings
+        before = self._issued()
+        with self._device() as device:
+            self.places = crash.places(device, directory / "trace")
+            self.undisturbed = end(device)
+        self._needed = self._issued_since(before)
+
+    @contextmanager
+    def _device(self) -> Iterator[Device]:
+        """Fresh from the factory; `settings` is what its owner left in IoT Edge's config.toml."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir()
+        device = Device(self.world, self.directory / "device", self.wish)
+        if self._settings:
+            pki.write_private(device.aziot / "config.toml", self._settings.encode())
+        try:
+            with device:
+                yield device
+        finally:
+            crash.kill_programs(device)
+
+    def _issued(self) -> list[int]:
+        world = self.world
+        return [len(world.issued(site)) for site in (world.owner_est, world.operations_est)]
+
+    def _issued_since(self, before: list[int]) -> list[int]:
+        return [now - then for now, then in zip(self._issued(), before, strict=True)]
+
+    def survives(self, place: Place, cut: Cut) -> None:
+        before = self._issued()
+        with self._device() as device:
+            crash.kill_at(device, place, self.directory / "trace")
+            cut(device)
+            recover(device)
+            assert end(device) == self.undisturbed
+        issued = zip(self._issued_since(before), self._needed, strict=True)
+        extra = [found - needed for found, needed in issued]
+        assert set(extra) <= {0, 1}, f"certificates issued beyond what is needed: {extra}"
+
+
+def recover(device: Device) -> None:
+    """Run the agent until it is content, then once more; and ask it."""
+    for _ in range(3):
+        run = device.agent("provision")
+        if run.returncode != LATER:
+            break
+    assert run.returncode == 0, run.stderr
+    again = device.agent("provision")
+    assert again.returncode == 0, again.stderr
+    assert all("already done" in line for line in again.stderr.splitlines()), again.stderr
+    asked = device.agent("status")
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+
+
+class Towns:
+    """As many as there are workers, for it is not written in a certificate who asked for it."""
+
+    def __init__(self, worlds: list[World], base: Path, wish: Wish, settings: str = "") -> None:
+        self._free: SimpleQueue[Town] = SimpleQueue()
+        made = [Town(w, base / str(n), wish, settings) for n, w in enumerate(worlds)]
+        self.places, self._workers = made[0].places, len(made)
+        assert {each.what for each in made[1].places} == {each.what for each in self.places}
+        for town in made:
+            self._free.put(town)
+
+    def survive(self, cuts: Sequence[tuple[Place, Cut]]) -> None:
+        """All that went wrong is told together."""
+        with ThreadPoolExecutor(self._workers) as workers:
+            failed = [told for told in workers.map(self._survives, cuts) if told]
+        assert not failed, f"{len(failed)} of {len(cuts)}:\n" + "\n".join(failed)
+
+    def _survives(self, at: tuple[Place, Cut]) -> str:
+        town, (place, cut) = self._free.get(), at
+        try:
+            town.survives(place, cut)
+        except Exception as e:  # told by the test, with all others
+            return f"--- {place}, {cut.__name__}: {type(e).__name__}: {e}"
+        finally:
+            self._free.put(town)
+        return ""
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[World]]:
+    with ExitStack() as stack:
+        base = tmp_path_factory.mktemp("worlds")
+        yield [stack.enter_context(World(base / name)) for name in ("one", "two")]
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Into the report of the tests, whatever becomes of their output."""
+    reporter: Any = request.config.pluginmanager.get_plugin("terminalreporter")
+    return lambda text: reporter.write_line(f"\n{text}")
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_first_boot_cut_off_at_any_effect_is_finished_by_the_next_run(
+    worlds: list[World],
+    tmp_path_factory: pytest.TempPathFactory,
+    cut: Cut,
+    tell: Callable[[str], None],
+) -> None:
+    towns = Towns(worlds, tmp_path_factory.mktemp("c"), Wish())
+    towns.survive([(place, cut) for place in towns.places])
+    tell(f"{len(towns.places)} kill points, {cut.__name__}: every one survived")
+    assert len(towns.places) > 90
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish(auth="basic", operational_auth="basic"),
+        Wish(auth="secret", issued_by="static", key="rsa2048"),
+    ],
+    ids=lambda wish: f"{wish.auth}-{wish.issued_by}-{wish.key}",
+)
+def test_so_it_is_in_other_configurations_over_the_owners_settings(
+    worlds: list[World],
+    tmp_path_factory: pytest.TempPathFactory,
+    wish: Wish,
+    tell: Callable[[str], None],
+) -> None:
+    """A sample; where they differ from the first, all."""
+    towns = Towns(worlds, tmp_path_factory.mktemp("c"), wish, OPERATOR)
+    cuts = list(zip(sample(towns.places), cycle(CUTS), strict=False))
+    towns.survive(cuts)
+    tell(f"{len(cuts)} kill points of {len(towns.places)}, both kinds: every one survived")
+
+
+def sample(places: list[Place]) -> list[Place]:
+    return [p for n, p in enumerate(places) if "config.toml" in p.what or n % 8 == 0]
