@@ -36,8 +36,11 @@ _POLL = 1.0  # seconds
 def apply(secrets: Collection[str] = (), timeout: float = 300) -> None:
     """`iotedge config apply`: config.toml becomes the services' own files, and they restart.
 
-    Needs root. `secrets`, such as the PIN in config.toml, are made unreadable in what is quoted.
-    `timeout` in seconds. Raises IotedgeMissing, IotedgeFailed.
+    Needs root. Success means the files are written: services that do not restart change nothing
+    about it. From the second time on the container engine must be running, to tell whether the
+    hostname may change. A complaint about config.toml quotes its line, PIN and all: `secrets` are
+    made unreadable in what is passed on. `timeout` in seconds. Raises IotedgeMissing,
+    IotedgeFailed.
     """
     _iotedge(["config", "apply"], secrets, timeout)
 
@@ -46,7 +49,9 @@ def reprovision(secrets: Collection[str] = (), timeout: float = 300) -> None:
     """`iotedge system reprovision`: the identity service asks DPS anew, now.
 
     Not to be left out after a change: at start the service is content with the hub and device id
-    it was once given, whatever its configuration says. Raises IotedgeMissing, IotedgeFailed.
+    it was once given, whatever its configuration says. Not to be done without need: what it was
+    given is forgotten first, so a device that DPS then turns away, or that is offline, is nobody
+    until this succeeds. Raises IotedgeMissing, IotedgeFailed.
     """
     _iotedge(["system", "reprovision"], secrets, timeout)
 
@@ -128,7 +133,7 @@ def words(said: bytes, secrets: Collection[str] = ()) -> str:
     """The end of what a program said, fit to be quoted: one line, no secrets, at most 500 bytes."""
     text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", said.decode(errors="replace"))
     lines = ("".join(c for c in line if c.isprintable()).strip() for line in text.splitlines())
-    text = " | ".join(line for line in lines if line)
+    text = " | ".join(line for line in lines if any(map(str.isalnum, line)))
     for secret in sorted({*secrets, *map(_escaped, secrets)}, key=len, reverse=True):
         text = text.replace(secret, "***")
     if len(text.encode()) <= _QUOTED:
