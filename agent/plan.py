@@ -36,10 +36,12 @@ def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
 
 
 def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Iterator[Step]:
-    by_ek = config.dps.attestation == "tpm"
-    yield idevid(tpm, require=config.idevid.require and not by_ek, trust=config.idevid.trust)
-    yield srk(tpm, config.tpm.key, must_be_rsa=by_ek)
-    if config.ldevid is not None and not by_ek:
+    if config.dps.attestation == "tpm":
+        yield srk(tpm, "rsa2048", must_be_rsa=True)
+        return
+    yield idevid(tpm, require=config.idevid.require, trust=config.idevid.trust)
+    yield srk(tpm, config.tpm.key)
+    if config.ldevid is not None:
         ours = Token(config.pkcs11, state)
         yield ldevid_key(tpm, state.ldevid_key, config.tpm.key, ours.recover)
         yield token(tpm, ours, state.ldevid_key)
@@ -64,6 +66,7 @@ def run(steps: Sequence[Step]) -> None:
 def _run(step: Step) -> tuple[str, str]:
     if was := step.done():
         return "already done", was
+    journal.tell_systemd(f"STATUS={step.name}: at work")
     step.apply()
     if now := step.done():
         return "done", now

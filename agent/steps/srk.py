@@ -31,7 +31,7 @@ def srk(tpm: Tpm, kind: KeyType, *, must_be_rsa: bool = False) -> Step:
         return f"{HANDLE:#x} {public}, sha256:{sha256(public.blob).hexdigest()[:16]}"
 
     def apply() -> None:
-        with tpm.srk("rsa2048" if must_be_rsa else kind) as made:
+        with tpm.srk(kind) as made:
             tpm.persist(made, HANDLE)
 
     return Step("srk", done, apply)

@@ -1,12 +1,8 @@
 """The TPM, opened once per process: what it holds, what it makes, what it signs."""
 
 import contextlib
-import json
-import os
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
@@ -14,12 +10,9 @@ from tpm2_pytss import TSS2_Exception
 from tpm2_pytss.constants import (
     ESYS_TR,
     TPM2_ALG,
-    TPM2_CAP,
     TPM2_HC,
-    TPM2_PT,
     TPM2_PT_NV,
     TPM2_SE,
-    TPM2_SU,
     TPMA_NV,
     TPMA_SESSION,
 )
@@ -34,133 +27,21 @@ from tpm2_pytss.types import (
 )
 from tpm2_pytss.utils import NoSuchIndex, create_ek_template
 
-from agent.errors import HandleOccupied, TpmUnavailable
+from agent.errors import HandleOccupied
 from agent.tpm import templates
-from agent.tpm.esys import RC_HANDLE_1, RC_INITIALIZE, RC_NV_UNINITIALIZED, Esys, speaking
+from agent.tpm.chip import HIERARCHIES, Chip
+from agent.tpm.esys import RC_HANDLE_1, RC_NV_UNINITIALIZED, speaking
 from agent.tpm.objects import Public, PublicKey, Transient, parse
 
 HASHES = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
-HIERARCHIES = {"owner": ESYS_TR.OWNER, "endorsement": ESYS_TR.ENDORSEMENT}
-PT_FIRMWARE_VERSION_1 = 0x10B  # TPM 2.0 Library, part 2, 6.13, table 23; tpm2_pytss lacks it
-LOADED = (TPM2_HC.TRANSIENT_FIRST, TPM2_HC.LOADED_SESSION_FIRST)
 
 
-class Tpm:
-    """One ESAPI context on one TCTI; opened at first use, closed at the end of the `with`.
+class Tpm(Chip):
+    """The keys and the NV of the chip.
 
-    Handles are TPM handles (0x81......), NV indices 0x01....... Not for several threads at once.
-    Every method raises TpmError (or a child of it); absence is None, never an error.
+    Every method raises TpmError (or a child of it); absence is None, never an error. Handles are
+    TPM handles (0x81......), NV indices 0x01....... Not for several threads at once.
     """
-
-    def __init__(
-        self, tcti: str, auths: dict[str, bytes] | None = None, ledger: Path | None = None
-    ) -> None:
-        """`auths`: passwords of the hierarchies, by 'owner' and 'endorsement', if they have any.
-
-        `ledger`: a file that says, while we run, what was loaded before us. Without a resource
-        manager what a killed process had loaded stays in the TPM's few slots; the ledger it leaves
-        lets the next one throw out just that. One process at a time may use a ledger.
-        """
-        self.tcti = tcti
-        self._auths = auths or {}
-        self._ledger = ledger
-        self._context: Esys | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._context is not None:
-            self._context.close()
-            self._context = None
-            if self._ledger is not None:
-                self._ledger.unlink(missing_ok=True)
-
-    # --- the chip ---
-
-    @property
-    def esys(self) -> Esys:
-        if self._context is None:
-            # libtss2 prints every code on stderr by itself; `speaking` says it better.
-            os.environ.setdefault("TSS2_LOG", "all+none")
-            with speaking(f"open the TPM at '{self.tcti}'"):
-                self._context = self._open()
-            if self._ledger is not None:
-                self._clean_up(self._ledger)
-        return self._context
-
-    def _open(self) -> Esys:
-        context = Esys(self.tcti)
-        try:
-            try:
-                context.get_capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.MANUFACTURER, 1)
-            except TSS2_Exception as e:
-                if e.rc != RC_INITIALIZE:
-                    raise
-                context.startup(TPM2_SU.CLEAR)  # no kernel driver, no firmware did
-            for name, auth in self._auths.items():
-                context.tr_set_auth(HIERARCHIES[name], auth)
-        except BaseException:
-            context.close()
-            raise
-        return context
-
-    def _clean_up(self, ledger: Path) -> None:
-        """No fsync: a power cut empties the slots by itself."""
-        loaded = self.loaded()
-        try:
-            before = set(json.loads(ledger.read_text()))
-        except (FileNotFoundError, ValueError):  # none, or cut off before anything was loaded
-            before = loaded
-        self.flush(sorted(loaded - before))
-        ledger.write_text(json.dumps(sorted(loaded & before)))
-
-    def wait(self, seconds: float) -> None:
-        """Until the TPM answers, at most `seconds`; then raises TpmUnavailable."""
-        until = time.monotonic() + seconds
-        while True:
-            try:
-                _ = self.esys
-                return
-            except TpmUnavailable:
-                if time.monotonic() >= until:
-                    raise
-            time.sleep(0.5)
-
-    def __str__(self) -> str:
-        """Manufacturer and firmware, such as "IFX 7.85"."""
-        maker = self._property(TPM2_PT.MANUFACTURER).to_bytes(4, "big").rstrip(b"\0 ").decode()
-        version = self._property(PT_FIRMWARE_VERSION_1)
-        return f"{maker} {version >> 16}.{version & 0xFFFF}"
-
-    def _property(self, which: int) -> int:
-        with speaking("read the TPM's properties"):
-            _, data = self.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, which, 1)
-        return int(data.data.tpmProperties[0].value)
-
-    def handles(self, first: int) -> list[int]:
-        """All handles of the kind `first` starts (TPM2_HC: the top byte)."""
-        found: list[int] = []
-        more, at = True, int(first)
-        while more:
-            with speaking("list the TPM's handles"):
-                more, data = self.esys.get_capability(TPM2_CAP.HANDLES, at, 254)
-            page = [int(h) for h in data.data.handles]
-            found += page
-            if not page:
-                break
-            at = page[-1] + 1
-        return [h for h in found if h >> 24 == int(first) >> 24]
-
-    def loaded(self) -> set[int]:
-        """Transient objects and sessions in the TPM now, ours and others'."""
-        return {h for first in LOADED for h in self.handles(first)}
-
-    def flush(self, handles: Sequence[int]) -> None:
-        """Throw these transient objects or sessions out of the TPM."""
-        for handle in handles:
-            with speaking(f"flush {handle:#x}"):
-                self.esys.flush_context(self.esys.tr_from_tpmpublic(handle))
 
     # --- objects ---
 

@@ -1,0 +1,136 @@
+"""The chip: opened at first use, waited for, asked what it is and what it holds."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from tpm2_pytss import TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPM2_HC, TPM2_PT, TPM2_SU
+
+from agent.errors import TpmUnavailable
+from agent.tpm.esys import RC_INITIALIZE, Esys, speaking
+
+HIERARCHIES = {"owner": ESYS_TR.OWNER, "endorsement": ESYS_TR.ENDORSEMENT}
+PT_FIRMWARE_VERSION_1 = 0x10B  # TPM 2.0 Library, part 2, 6.13, table 23; tpm2_pytss lacks it
+LOADED = (TPM2_HC.TRANSIENT_FIRST, TPM2_HC.LOADED_SESSION_FIRST)
+
+
+class Chip:
+    """One ESAPI context on one TCTI; opened at first use, closed at the end of the `with`.
+
+    Handles are TPM handles (0x81......), NV indices 0x01....... Not for several threads at once.
+    Every method raises TpmError (or a child of it); absence is None, never an error.
+    """
+
+    def __init__(
+        self, tcti: str, auths: dict[str, bytes] | None = None, ledger: Path | None = None
+    ) -> None:
+        """`auths`: passwords of the hierarchies, by 'owner' and 'endorsement', if they have any.
+
+        `ledger`: a file that says, while we run, what was loaded before us. Without a resource
+        manager what a killed process had loaded stays in the TPM's few slots; the ledger it leaves
+        lets the next one throw out just that. One process at a time may use a ledger.
+        """
+        self.tcti = tcti
+        self._auths = auths or {}
+        self._ledger = ledger
+        self._context: Esys | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+            if self._ledger is not None:
+                self._ledger.unlink(missing_ok=True)
+
+    # --- the chip ---
+
+    @property
+    def esys(self) -> Esys:
+        if self._context is None:
+            # libtss2 prints every code on stderr by itself; `speaking` says it better.
+            os.environ.setdefault("TSS2_LOG", "all+none")
+            with speaking(f"open the TPM at '{self.tcti}'"):
+                self._context = self._open()
+            if self._ledger is not None:
+                self._clean_up(self._ledger)
+        return self._context
+
+    def _open(self) -> Esys:
+        context = Esys(self.tcti)
+        try:
+            try:
+                context.get_capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.MANUFACTURER, 1)
+            except TSS2_Exception as e:
+                if e.rc != RC_INITIALIZE:
+                    raise
+                context.startup(TPM2_SU.CLEAR)  # no kernel driver, no firmware did
+            for name, auth in self._auths.items():
+                context.tr_set_auth(HIERARCHIES[name], auth)
+        except BaseException:
+            context.close()
+            raise
+        return context
+
+    def _clean_up(self, ledger: Path) -> None:
+        """No fsync: a power cut empties the slots by itself."""
+        loaded = self.loaded()
+        try:
+            before = set(json.loads(ledger.read_text()))
+        except (FileNotFoundError, ValueError):  # none, or cut off before anything was loaded
+            before = loaded
+        self.flush(sorted(loaded - before))
+        ledger.write_text(json.dumps(sorted(loaded & before)))
+
+    def wait(self, seconds: float) -> None:
+        """Until the TPM answers, at most `seconds`; then raises TpmUnavailable."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                _ = self.esys
+                return
+            except TpmUnavailable:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.5)
+
+    def __str__(self) -> str:
+        """Manufacturer and firmware, such as "IFX 7.85"."""
+        maker = self._property(TPM2_PT.MANUFACTURER).to_bytes(4, "big").rstrip(b"\0 ").decode()
+        version = self._property(PT_FIRMWARE_VERSION_1)
+        return f"{maker} {version >> 16}.{version & 0xFFFF}"
+
+    def _property(self, which: int) -> int:
+        with speaking("read the TPM's properties"):
+            _, data = self.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, which, 1)
+        return int(data.data.tpmProperties[0].value)
+
+    def handles(self, first: int) -> list[int]:
+        """All handles of the kind `first` starts (TPM2_HC: the top byte)."""
+        found: list[int] = []
+        more, at = True, int(first)
+        while more:
+            with speaking("list the TPM's handles"):
+                more, data = self.esys.get_capability(TPM2_CAP.HANDLES, at, 254)
+            page = [int(h) for h in data.data.handles]
+            found += page
+            if not page:
+                break
+            at = page[-1] + 1
+        return [h for h in found if h >> 24 == int(first) >> 24]
+
+    def loaded(self) -> set[int]:
+        """Transient objects and sessions in the TPM now, ours and others'."""
+        return {h for first in LOADED for h in self.handles(first)}
+
+    def flush(self, handles: Sequence[int]) -> None:
+        """Throw these transient objects or sessions out of the TPM."""
+        for handle in handles:
+            with speaking(f"flush {handle:#x}"):
+                self.esys.flush_context(self.esys.tr_from_tpmpublic(handle))
