@@ -16,7 +16,6 @@ from agent.aziot_config import (
     Issued,
     KeyPair,
     Keystore,
-    Renewal,
     TpmAttestation,
     backup_for,
     percent,
@@ -24,11 +23,10 @@ from agent.aziot_config import (
 )
 from agent.errors import AziotConfigInvalid
 from agent.toml_edit import edit
+from tests.lab.operators import OPERATORS
 
 FILE = Path("/etc/aziot/config.toml")
-UPSTREAM = sorted((Path(__file__).parent / "aziot").glob("*.toml"))
 STORE = Keystore(library=Path("/usr/lib/libtpm2_pkcs11.so"), token="edge", pin="a b&c/1")  # noqa: S106
-THEIR_STORE = Keystore(library=Path("/usr/lib/libmypkcs11.so"), token="0", pin="1234")  # noqa: S106
 LDEVID = KeyPair(certificate=Path("/etc/aziot/ldevid.pem"), key=STORE.uri("ldevid"))
 BASIC = Basic(username="dev", password='p"w')  # noqa: S106
 SERVER = Est(url="https://est.example.com/est", auth=LDEVID, trust=(Path("/etc/est ca.pem"),))
@@ -38,6 +36,12 @@ def desired(identity: Issued | KeyPair | TpmAttestation, **more: Any) -> Desired
     return Desired(registration_id="dev-1", id_scope="0ne00000001", identity=identity, **more)
 
 
+RENEWAL = {"rotate_key": True, "threshold": "80%", "retry": "4%"}
+PIN = "?pin-value=a%20b%26c%2F1"
+KEYS = {
+    "pkcs11_lib_path": "/usr/lib/libtpm2_pkcs11.so",
+    "pkcs11_base_slot": f"pkcs11:token=edge{PIN}",
+}
 METHODS = {
     "mtls": desired(Issued(), est=SERVER, keystore=STORE, edge_ca=EdgeCa(common_name="edge CA")),
     "basic": desired(
@@ -63,54 +67,54 @@ def paths(table: dict[str, Any], above: str = "") -> set[str]:
     return set().union(*below)
 
 
-def upstream(name: str) -> str:
-    return (Path(__file__).parent / "aziot" / f"{name}.toml").read_text()
-
-
 # --- the shapes are those that the services read -------------------------------------------------
 
 
-def test_mutual_tls_by_the_ldevid_is_what_upstream_calls_bootstrap() -> None:
-    wanted = tomllib.loads(upstream("identity-service-dps-x509-pkcs11-est-bootstrap"))
-    del wanted["cert_issuance"]["est"]["auth"]["username"]
-    del wanted["cert_issuance"]["est"]["auth"]["password"]
-    ours = Desired(
-        registration_id="my-device",
-        id_scope="0ab1234C5D6",
-        identity=Issued(renewal=Renewal(threshold="90%", retry="1%")),
-        est=Est(
-            url="https://example.org/.well-known/est",
-            auth=KeyPair(
-                certificate=Path("/var/secrets/est-bootstrap-id.pem"),
-                key=THEIR_STORE.uri("est-bootstrap-id"),
-            ),
-            trust=(Path("/var/secrets/est-id-ca.pem"),),
-            renewal=Renewal(threshold="50%", retry="10%"),
-        ),
-        keystore=THEIR_STORE,
-    )
-    text = render(b"", ours, FILE).decode().replace("token=0", "slot-id=0")
-    assert tomllib.loads(text.replace("est%2Dbootstrap%2Did", "est-bootstrap-id")) == wanted
+def test_mutual_tls_by_the_ldevid_is_what_aziot_calls_bootstrap() -> None:
+    assert rendered("", desired(Issued(), est=SERVER, keystore=STORE)) == {
+        "provisioning": {
+            "source": "dps",
+            "global_endpoint": "https://global.azure-devices-provisioning.net/",
+            "id_scope": "0ne00000001",
+            "attestation": {
+                "method": "x509",
+                "registration_id": "dev-1",
+                "identity_cert": {"method": "est", "common_name": "dev-1", "auto_renew": RENEWAL},
+            },
+        },
+        "cert_issuance": {
+            "est": {
+                "trusted_certs": ["file:///etc/est%20ca.pem"],
+                "auth": {
+                    "bootstrap_identity_cert": "file:///etc/aziot/ldevid.pem",
+                    "bootstrap_identity_pk": f"pkcs11:token=edge;object=ldevid{PIN}",
+                },
+                "identity_auto_renew": RENEWAL,
+                "urls": {"default": "https://est.example.com/est"},
+            }
+        },
+        "aziot_keys": KEYS,
+    }
 
 
-def test_a_static_certificate_is_what_upstream_writes() -> None:
-    wanted = tomllib.loads(upstream("identity-service-dps-x509-pkcs11"))
-    pair = KeyPair(certificate=Path("/var/secrets/device-id.pem"), key=THEIR_STORE.uri("device-id"))
-    ours = Desired(
-        registration_id="my-device", id_scope="0ab1234C5D6", identity=pair, keystore=THEIR_STORE
-    )
-    text = render(b"", ours, FILE).decode().replace("token=0", "slot-id=0")
-    assert tomllib.loads(text.replace("device%2Did", "device-id")) == wanted
+def test_a_static_certificate_and_its_key_are_given_as_they_are() -> None:
+    found = rendered("", METHODS["static"])
+    assert found["provisioning"]["attestation"] == {
+        "method": "x509",
+        "registration_id": "dev-1",
+        "identity_cert": "file:///etc/aziot/ldevid.pem",
+        "identity_pk": f"pkcs11:token=edge;object=ldevid{PIN}",
+    }
+    assert found["aziot_keys"] == KEYS
+    assert "cert_issuance" not in found
 
 
-def test_tpm_attestation_is_what_upstream_writes_and_where_the_tpm_is() -> None:
-    ours = Desired(
-        registration_id="my-device",
-        id_scope="0ab1234C5D6",
-        identity=TpmAttestation(tcti="device:/dev/tpmrm0", endorsement_auth="e"),
-    )
-    tpm = {"tcti": "device:/dev/tpmrm0", "hierarchy_authorization": {"endorsement": "e"}}
-    assert rendered("", ours) == tomllib.loads(upstream("identity-service-dps-tpm")) | {"tpm": tpm}
+def test_tpm_attestation_says_where_the_tpm_is() -> None:
+    by_ek = TpmAttestation(tcti="device:/dev/tpmrm0", endorsement_auth="e")
+    found = rendered("", desired(by_ek))
+    assert found["provisioning"]["attestation"] == {"method": "tpm", "registration_id": "dev-1"}
+    auth = {"endorsement": "e"}
+    assert found["tpm"] == {"tcti": "device:/dev/tpmrm0", "hierarchy_authorization": auth}
 
 
 def test_basic_authentication_has_no_certificate_for_the_est_server_to_renew() -> None:
@@ -150,11 +154,14 @@ def test_secrets_show_in_no_repr_and_are_known_in_both_spellings() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("path", UPSTREAM, ids=lambda path: path.stem)
-def test_upstreams_files_keep_what_is_theirs_and_say_what_we_want(path: Path, method: str) -> None:
-    once = render(path.read_bytes(), METHODS[method], FILE)
+@pytest.mark.parametrize("style", OPERATORS)
+def test_an_operators_file_keeps_what_is_hers_and_says_what_we_want(
+    style: str, method: str
+) -> None:
+    text = OPERATORS[style]
+    once = render(text.encode(), METHODS[method], FILE)
     assert render(once, METHODS[method], FILE) == once
-    theirs, ours = tomllib.loads(path.read_text()), rendered("", METHODS[method])
+    theirs, ours = tomllib.loads(text), rendered("", METHODS[method])
     now = tomllib.loads(once.decode())
     assert paths(ours) <= paths(now)
     lost = {key.split(".")[0] for key in paths(theirs) - paths(now)}
@@ -163,10 +170,10 @@ def test_upstreams_files_keep_what_is_theirs_and_say_what_we_want(path: Path, me
     assert all(theirs[key] == now[key] for key in foreign)
 
 
-@pytest.mark.parametrize("path", UPSTREAM, ids=lambda path: path.stem)
-def test_every_comment_of_upstreams_files_survives(path: Path) -> None:
-    once = render(path.read_bytes(), METHODS["mtls"], FILE).decode()
-    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+@pytest.mark.parametrize("style", OPERATORS)
+def test_every_comment_of_an_operators_file_survives(style: str) -> None:
+    once = render(OPERATORS[style].encode(), METHODS["mtls"], FILE).decode()
+    comments = [line for line in OPERATORS[style].splitlines() if line.startswith("#")]
     assert [line for line in once.splitlines()[1:] if line.startswith("#")] == comments
 
 

@@ -10,6 +10,7 @@ number. Threads and children are not traced: the agent works in its first thread
 import os
 import re
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -44,6 +45,7 @@ class Place:
     call: str
     nth: int
     what: str
+    waits: bool = False  # right after a request, while another process works
 
     def __str__(self) -> str:
         return f"{self.call} {self.nth} ({self.what})"
@@ -68,7 +70,7 @@ def _places(lines: list[str], top: str) -> Iterator[Place]:
             yield Place(name, counts[name], what)
             sent = what if "<socket:" in line or name == "sendto" else ""
         elif sent and name.isidentifier():
-            yield Place(name, counts[name], f"after {sent}")
+            yield Place(name, counts[name], f"after {sent}", waits=True)
             sent = ""
 
 
@@ -118,8 +120,24 @@ def power_cut(device: Device) -> None:
     device.power_cut()
     kill_programs(device)
     device.power_on()
-    if device.edge.joinpath("super.toml").exists():
+    if is_configured(device):
         device.run(["iotedge", "system", "restart"])
+
+
+def is_configured(device: Device) -> bool:
+    """IoT Edge's services were started at least once."""
+    return device.edge.joinpath("super.toml").exists()
+
+
+def kill_amid(device: Device, after: str, seconds: float) -> None:
+    """Run the agent and kill it so long after it said that this step is done."""
+    command = device.agent_command("provision")
+    with subprocess.Popen(command, env=device.environment(), stderr=subprocess.PIPE) as run:
+        assert run.stderr is not None
+        assert any(line.startswith(after.encode()) for line in run.stderr)
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(seconds)
+        run.kill()
 
 
 def kill_programs(device: Device) -> None:

@@ -137,7 +137,12 @@ class Service:
             raise Error(404, 404202, f"Operation '{operation}' not found")
         if running.polls > 0:
             running.polls -= 1
-            return 202, {"operationId": operation, "status": "assigning"}
+            state = {"registrationId": registration_id, "status": "assigning"}
+            return 202, {
+                "operationId": operation,
+                "status": "assigning",
+                "registrationState": state,
+            }
         state = self._state(registration_id)
         return 200, {
             "operationId": operation,
