@@ -108,21 +108,28 @@ def test_status_tells_a_fresh_device_from_a_provisioned_one(make_device: MakeDev
     assert device.agent("status").returncode == 0
 
 
+def operational(device: Device, name: str) -> x509.Certificate:
+    """A certificate in the store of IoT Edge's certificate service."""
+    [path] = device.edge.glob(f"certd/certs/{name}-*.cer")
+    return x509.load_pem_x509_certificates(path.read_bytes())[0]
+
+
 def test_the_operational_certificate_was_got_with_the_ldevid(make_device: MakeDevice) -> None:
-    """IoT Edge's first request to the operator's EST server came over a TLS session in which the
-    LDevID signed, and what it got lies in its store."""
+    """As aziot-certd does it: a TLS session in which the LDevID signed gave it an identity for EST,
+    and a session by that identity gave it the operational certificate."""
     device = make_device(id="device-proof")
     world, site = device.world, device.world.operations_est
     before = len(world.issued(site))
     provisioned(device)
 
-    first, *_ = world.issued(site)[before:]
-    serial = f"{ldevid(device).serial_number:X}"
-    assert (first.verify, first.serial.lstrip("0")) == ("SUCCESS", serial)
-    kept = device.edge.glob("certd/certs/deviceid-*.cer")
-    [operational] = [x509.load_pem_x509_certificates(p.read_bytes())[0] for p in kept]
-    assert operational.issuer == world.operations.certificate.subject
-    assert "CN=device-proof" in operational.subject.rfc4514_string()
+    by_ldevid, by_est_id = world.issued(site)[before:]
+    serials = [f"{c.serial_number:X}" for c in (ldevid(device), operational(device, "estid"))]
+    sessions = [(r.verify, r.serial.lstrip("0")) for r in (by_ldevid, by_est_id)]
+    assert sessions == [("SUCCESS", serial) for serial in serials]
+
+    found = operational(device, "deviceid")
+    assert found.issuer == world.operations.certificate.subject
+    assert found.subject.rfc4514_string() == "CN=device-proof"
 
 
 def test_the_ldevid_is_requested_with_the_idevid(make_device: MakeDevice) -> None:
