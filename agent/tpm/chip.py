@@ -79,14 +79,20 @@ class Chip:
         return context
 
     def _clean_up(self, ledger: Path) -> None:
-        """No fsync: a power cut empties the slots by itself."""
-        loaded = self.loaded()
+        """No fsync: a power cut empties the slots by itself, and what is there then is others'."""
+        loaded, resets = self.loaded(), self._resets()
         try:
-            before = set(json.loads(ledger.read_text()))
+            kept = json.loads(ledger.read_text())
+            before = set(kept["loaded"]) if kept["resets"] == resets else loaded
         except (FileNotFoundError, ValueError):  # none, or cut off before anything was loaded
             before = loaded
         self.flush(sorted(loaded - before))
-        ledger.write_text(json.dumps(sorted(loaded & before)))
+        ledger.write_text(json.dumps({"resets": resets, "loaded": sorted(loaded & before)}))
+
+    def _resets(self) -> int:
+        """How often the TPM was reset, ever (TPM 2.0 Library, part 1, 36.5)."""
+        with speaking("read the TPM's clock"):
+            return int(self.esys.read_clock().clockInfo.resetCount)
 
     def wait(self, seconds: float) -> None:
         """Until the TPM answers, at most `seconds`; then raises TpmUnavailable."""
@@ -130,7 +136,12 @@ class Chip:
         return {h for first in LOADED for h in self.handles(first)}
 
     def flush(self, handles: Sequence[int]) -> None:
-        """Throw these transient objects or sessions out of the TPM."""
+        """Throw these transient objects or sessions out of the TPM, unless they are gone already:
+        their owner may be alive after all."""
         for handle in handles:
             with speaking(f"flush {handle:#x}"):
-                self.esys.flush_context(self.esys.tr_from_tpmpublic(handle))
+                try:
+                    self.esys.flush_context(self.esys.tr_from_tpmpublic(handle))
+                except TSS2_Exception:
+                    if handle in self.loaded():
+                        raise
