@@ -81,6 +81,11 @@ class ModuleMissing(ConfigError):
     remedy = "Install it (apt install libtpm2-pkcs11-1), or name it in pkcs11.library"
 
 
+class PathUnusable(ConfigError):
+    code = "path-unusable"
+    remedy = "See what is there (ls -ld {path}); if nobody needs it, move it away"
+
+
 class UserMissing(ConfigError):
     code = "user-missing"
     remedy = "Install IoT Edge (apt install aziot-edge), or set {setting} to an existing user"

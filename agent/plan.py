@@ -26,7 +26,7 @@ def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
     who = cache(lambda: deviceid.resolve(config.device.id))
     return [
         preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
-        preflight.clock([state.ldevid_cert, *inputs.trust_files(config)]),
+        preflight.clock(state.ldevid_cert, inputs.trust_files(config)),
         preflight.device_id(who),
         ek(tpm, config.tpm.manufacturer_roots),
         *_keys(config, tpm, state, who),

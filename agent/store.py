@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.errors import Busy, DiskFull, NoPermission
+from agent.errors import Busy, DiskFull, NoPermission, PathUnusable
 
 
 def write(
     path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
 ) -> None:
-    """Replace the file at `path` by `data`; `owner` is (uid, gid). Raises NoPermission."""
+    """Replace the file at `path` by `data`; `owner` is (uid, gid). Raises what `permitted` does."""
     part = path.with_name(f".{path.name}.new")
     with permitted(path):
         part.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def read(path: Path) -> bytes | None:
 
 @contextlib.contextmanager
 def permitted(path: Path) -> Iterator[None]:
-    """What the file system says when it will not, as NoPermission or DiskFull."""
+    """What the file system says when it will not: NoPermission, DiskFull, else PathUnusable."""
     try:
         yield
     except OSError as e:
@@ -59,7 +59,13 @@ def permitted(path: Path) -> Iterator[None]:
             raise NoPermission(f"cannot use '{path}': {e.strerror}", path=path) from e
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise DiskFull(f"cannot write '{path}': {e.strerror}", path=path) from e
-        raise
+        raise PathUnusable(f"cannot use '{path}': {e.strerror}", path=path) from e
+
+
+def exists(path: Path) -> bool:
+    """Path.exists() raises where a directory above may not be searched. Raises NoPermission."""
+    with permitted(path):
+        return path.exists()
 
 
 def sync_directory(path: Path) -> None:

@@ -61,6 +61,14 @@ def parse(data: bytes) -> list[Certificate]:
     return [x509.load_der_x509_certificate(data)]
 
 
+def kept(data: bytes | None) -> list[Certificate]:
+    """What is in a file of our own; nothing if it is missing or damaged: a new one is got then."""
+    try:
+        return parse(data) if data else []
+    except ValueError:
+        return []
+
+
 def first_der(data: bytes) -> bytes:
     """The first DER value in `data`, without what is behind it.
 

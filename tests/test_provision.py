@@ -232,10 +232,14 @@ def test_a_change_of_the_configuration_is_applied(make_device: MakeDevice) -> No
     assert 'threshold = "66%"' in (device.aziot / "config.toml").read_text()
 
 
-def test_a_lost_certificate_is_got_again_for_the_same_key(make_device: MakeDevice) -> None:
+def test_a_lost_or_damaged_certificate_is_got_again_for_the_same_key(
+    make_device: MakeDevice,
+) -> None:
     device = provisioned(make_device())
     key = ldevid(device).public_key()
     (device.state / "ldevid.pem").unlink()
+    provisioned(device)
+    (device.state / "ldevid.pem").write_bytes(b"\0" * 512)
     provisioned(device)
     assert ldevid(device).public_key() == key
 

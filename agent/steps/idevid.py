@@ -7,6 +7,7 @@ from cryptography.x509 import Certificate
 
 from agent import x509
 from agent.errors import (
+    ClockImplausible,
     IdevidAbsent,
     IdevidExpired,
     IdevidInvalid,
@@ -35,10 +36,16 @@ def chain(tpm: Tpm, trust: Path) -> list[Certificate]:
     leaf = certificate(tpm)
     _check_key(tpm, leaf)
     now = datetime.now(UTC)
-    if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
+    start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if now < start:  # the factory's clock was right, or the device would not be here
+        raise ClockImplausible(
+            f"cannot use the IDevID: valid from {start:%Y-%m-%d %H:%M}Z, but it is "
+            f"{now:%Y-%m-%d %H:%M}Z"
+        )
+    if now > end:
         raise IdevidExpired(
-            f"cannot use the IDevID: valid from {leaf.not_valid_before_utc} to "
-            f"{leaf.not_valid_after_utc}, but it is {now}"
+            f"cannot use the IDevID: valid until {end:%Y-%m-%d %H:%M}Z, but it is "
+            f"{now:%Y-%m-%d %H:%M}Z"
         )
     known = x509.anchors(trust)
     try:

@@ -26,7 +26,7 @@ def ldevid_cert(
     tpm: Tpm, conf: config.Ldevid, idevid_trust: Path, state: State, who: Callable[[], str]
 ) -> Step:
     def done() -> str | None:
-        found = _kept(state.ldevid_cert)
+        found = x509.kept(store.read(state.ldevid_cert))
         key = tpm.public(ldevid_key.HANDLE)
         if not found or key is None or found[0].public_key() != key.key:
             return None
@@ -48,15 +48,6 @@ def ldevid_cert(
             store.remove(state.pending)
 
     return Step("ldevid-cert", done, apply)
-
-
-def _kept(path: Path) -> list[Certificate]:
-    """What is in our own file; nothing, if it is missing or damaged: a new one is got then."""
-    data = store.read(path)
-    try:
-        return x509.parse(data) if data else []
-    except ValueError:
-        return []
 
 
 def _good(found: list[Certificate], roots: list[Certificate], cn: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent import RELEASED, x509
+from agent import RELEASED, store, x509
 from agent.errors import ClockImplausible, TpmUnavailable
 from agent.steps import Step
 from agent.tpm import Tpm
@@ -27,17 +27,17 @@ def tpm_answers(tpm: Tpm, wait: float) -> Step:
     return Step("tpm", done, lambda: tpm.wait(wait))
 
 
-def clock(held: Iterable[Path]) -> Step:
+def clock(own: Path, trusted: Iterable[Path]) -> Step:
     """Not before this software was released, nor before the newest certificate we hold.
 
     Nothing else can be known offline: being "synchronised" proves nothing, and a device may wake
-    up in 1970.
+    up in 1970. `own`: the file of our certificate, which will be replaced if it is damaged.
     """
 
     def done() -> str:
         now = datetime.now(UTC)
-        floor, why = max(_floors(held))
-        if now < floor:
+        floor, why = max(_floors(own, trusted))
+        if now + x509.SKEW < floor:  # the CA that issued to us may be a little ahead
             raise ClockImplausible(
                 f"cannot trust the clock: it says {now:%Y-%m-%d %H:%M}Z, but {why} is of "
                 f"{floor:%Y-%m-%d %H:%M}Z"
@@ -47,11 +47,11 @@ def clock(held: Iterable[Path]) -> Step:
     return look("clock", done)
 
 
-def _floors(held: Iterable[Path]) -> Iterable[tuple[datetime, str]]:
+def _floors(own: Path, trusted: Iterable[Path]) -> Iterable[tuple[datetime, str]]:
     yield RELEASED, "this software"
-    for path in held:
-        newest = x509.newest_not_before(x509.anchors(path)) if path.exists() else None
-        if newest is not None:
+    held = {path: x509.anchors(path) for path in trusted if store.exists(path)}
+    for path, certificates in {own: x509.kept(store.read(own)), **held}.items():
+        if (newest := x509.newest_not_before(certificates)) is not None:
             yield newest, f"a certificate in '{path}'"
 
 
