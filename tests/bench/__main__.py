@@ -8,6 +8,7 @@ agent goes straight to the TPM, and in a row of its own through tpm2-abrmd, too.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -70,6 +71,7 @@ def main() -> None:
     )
     parser.add_argument("-n", type=int, default=5, metavar="ROUNDS", help="(default: 5)")
     rounds = parser.parse_args().n
+    load = os.getloadavg()[0]
     directory = Path(tempfile.mkdtemp(prefix="tpm2cloud-bench-"))
     try:
         with World(directory / "world") as world:
@@ -78,7 +80,7 @@ def main() -> None:
     finally:
         shutil.rmtree(directory)
     first = done.first
-    print(report.table([*first.values(), done.second], rounds), end="\n\n")
+    print(report.table([*first.values(), done.second], rounds, load), end="\n\n")
     others = [first[MANAGED], first[MTLS]]
     print(report.verdicts(first[SCRIPTS], first[RSA], first[ECC], done.second, others))
 

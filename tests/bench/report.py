@@ -1,5 +1,6 @@
 """The table and the verdicts."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -10,6 +11,7 @@ HEAD = (
     f"{'':34} {'whole':>6} {'IoT Edge':>8} | {'wall':>6} {'min':>6} {'max':>6} {'CPU':>6}"
     f" {'TPM':>6} {'wall-TPM':>8} | {'peak':>5} {'processes':>9} {'programs':>8}"
 )
+QUIET = 0.3  # processes that want to run, for each CPU
 
 
 @dataclass
@@ -57,11 +59,15 @@ def waiting(cost: Cost) -> float:
     return cost.waiting
 
 
-def table(rows: Sequence[Row], count: int) -> str:
+def table(rows: Sequence[Row], count: int, load: float) -> str:
+    """`load`: the machine's when it began; what waits for a processor waits in `wall`, too."""
+    cpus = len(os.sched_getaffinity(0))
+    quiet = "" if load < QUIET * cpus else ": not quiet, wall times and their ratios say little"
     notes = f"""\
 Medians of {count} runs, seconds; peak: the largest, MiB. `whole` is from power on to provisioned.
 The columns right of the first bar leave out `IoT Edge`: what the stand-in takes for `iotedge config
-apply` and `iotedge system reprovision`, the same work on all sides, and none of it ours."""
+apply` and `iotedge system reprovision`, the same work on all sides, and none of it ours.
+The load when it began was {load:.1f} on {cpus} CPUs{quiet}."""
     return "\n".join([notes, "", HEAD, *map(str, rows)])
 
 
