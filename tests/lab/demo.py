@@ -33,7 +33,12 @@ def parse() -> argparse.Namespace:
     options.add_argument("--auth", choices=["mtls", "basic", "secret"], default="mtls")
     options.add_argument("--issued-by", choices=["est", "static"], default="est")
     options.add_argument("--keep", type=Path, metavar="DIR", help="a new directory, left behind")
-    return options.parse_args()
+    args = options.parse_args()
+    if args.keep is not None:
+        args.keep = args.keep.absolute()  # nginx has a working directory of its own
+        if args.keep.exists():
+            options.error(f"cannot keep it in '{args.keep}': that exists already")
+    return args
 
 
 def interrupted(number: int, frame: object) -> Never:
