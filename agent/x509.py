@@ -1,26 +1,21 @@
-"""Certificates: read, chained to what we trust, asked for, and checked before they are believed.
+"""Certificates: read, looked at, and chained to what we trust.
 
 Times are aware UTC datetimes. Nothing here fetches anything, whatever a certificate names.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.types import (
-    CertificateIssuerPrivateKeyTypes,
-    CertificatePublicKeyTypes,
-)
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import Certificate, CertificateSigningRequest
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import (
     Criticality,
     ExtensionPolicy,
@@ -30,21 +25,20 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from agent.errors import (
-    IssuedAsCa,
-    IssuedByAnother,
-    IssuedForAnotherKey,
-    IssuedWithWrongDates,
-    IssuedWithWrongName,
-    IssuedWrong,
-    TrustUnreadable,
-)
+from agent.errors import TrustUnreadable
 
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 SKEW = timedelta(minutes=10)  # how far a CA's clock may be ahead of ours
 SUFFIXES = {".pem", ".crt", ".cer", ".der"}
-ANY_USE = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+# Certificates are parsed bit by bit, as they are looked at: what a part that makes no sense raises.
+NONSENSE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")  # TCG EK Credential Profile
 
 
 class Untrusted(Exception):
@@ -55,10 +49,23 @@ class Untrusted(Exception):
 
 
 def parse(data: bytes) -> list[Certificate]:
-    """All certificates of a PEM text, or the one of a DER. Raises ValueError."""
+    """All certificates of a PEM text, or the one of a DER, names readable. Raises ValueError."""
     if b"-----BEGIN" in data:
-        return x509.load_pem_x509_certificates(data)
-    return [x509.load_der_x509_certificate(data)]
+        found = x509.load_pem_x509_certificates(data)
+    else:
+        found = [x509.load_der_x509_certificate(data)]
+    _ = [(c.subject, c.issuer) for c in found]
+    return found
+
+
+def leading(data: bytes) -> Certificate:
+    """The DER certificate at the start of an NV index, its key readable. Raises ValueError."""
+    certificate = parse(first_der(data))[0]
+    try:
+        certificate.public_key()
+    except UnsupportedAlgorithm as e:
+        raise ValueError(f"its key: {e}") from e
+    return certificate
 
 
 def kept(data: bytes | None) -> list[Certificate]:
@@ -161,11 +168,23 @@ def chain(
 ) -> list[Certificate]:
     """Leaf first, anchor last (RFC 5280, 6.1). Raises Untrusted.
 
+    Of the `roots` all are trusted; if self-signed ones are among them, the chain goes up to one of
+    these if it can: whoever it is shown to may know no other.
+
     TPM makers' and private CAs do not follow the web's profile: CAs need basicConstraints, and
     keyCertSign if they say anything of key usage; what a leaf is good for is the caller's matter.
     """
     if not roots:
         raise Untrusted("there is nothing to trust: no CA certificate was found")
+    if tops := [c for c in roots if c.issuer == c.subject]:
+        with contextlib.suppress(Untrusted):
+            return _chain(leaf, tops, [*roots, *others], at)
+    return _chain(leaf, roots, others, at)
+
+
+def _chain(
+    leaf: Certificate, roots: Sequence[Certificate], others: Sequence[Certificate], at: datetime
+) -> list[Certificate]:
     ca = (
         ExtensionPolicy.permit_all()
         .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _is_ca)
@@ -185,106 +204,22 @@ def _why(error: VerificationError) -> str:
     return str(error).split(" (encountered", 1)[0].removeprefix("validation failed: ")
 
 
-# --- asking ---
+def shown(path: Sequence[Certificate]) -> list[Certificate]:
+    """What a TLS client shows of its chain: all but the root (RFC 8446, 4.4.2)."""
+    return [path[0], *(c for c in path[1:] if c.issuer != c.subject)]
 
 
-def request(key: CertificateIssuerPrivateKeyTypes, cn: str) -> CertificateSigningRequest:
-    """A CSR (RFC 2986) for a TLS client certificate with this CN, signed by `key`."""
-    return (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn)]))
-        .add_extension(_usage(), critical=True)
-        .add_extension(_client_auth(), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _usage() -> x509.KeyUsage:
-    return x509.KeyUsage(True, False, False, False, False, False, False, False, False)
-
-
-def _client_auth() -> x509.ExtendedKeyUsage:
-    return x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-
-
-def issue(
-    csr: CertificateSigningRequest, ca: Certificate, ca_key_pem: bytes, days: timedelta
-) -> Certificate:
-    """What a CA of a lab does with a CSR. Raises ValueError for a key that is not the CA's."""
-    key = load_pem_private_key(ca_key_pem, None)
-    if spki(key.public_key()) != spki(ca.public_key()):  # type: ignore[arg-type]
-        raise ValueError("the key is not that of the CA certificate")
-    now = datetime.now(UTC)
-    subject = csr.public_key()
-    return (
-        x509.CertificateBuilder()
-        .subject_name(csr.subject)
-        .issuer_name(ca.subject)
-        .public_key(subject)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(min(now + days, ca.not_valid_after_utc))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(), critical=True)
-        .add_extension(_client_auth(), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(subject), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()),  # type: ignore[arg-type]
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())  # type: ignore[arg-type]
-    )
-
-
-# --- checking what came back ---
-
-
-def issued(
-    certificates: Sequence[Certificate],
-    csr: CertificateSigningRequest,
-    roots: Sequence[Certificate],
-    others: Sequence[Certificate],
-    now: datetime,
-) -> list[Certificate]:
-    """The chain of the certificate that answers `csr`, leaf first, without the anchor at its end.
-
-    `certificates` are what came back, in any order; `others` may help to build the chain. Raises a
-    child of IssuedWrong: another key, another name, a CA, odd dates, or a CA that is not trusted.
-    """
-    asked = spki(csr.public_key())
-    leaf = next((c for c in certificates if spki(c.public_key()) == asked), None)
-    if leaf is None:
-        raise IssuedForAnotherKey("cannot use the issued certificate: it is for another key")
-    check(leaf, common_name(csr), now)
+def for_ek(certificate: Certificate) -> bool:
+    """May it be an EK's? Not a CA's; and if it names purposes, this is one of them."""
     try:
-        at = max(now, leaf.not_valid_before_utc)  # the CA's clock may be a little ahead
-        found = chain(leaf, roots, [*certificates, *others], at)
-    except Untrusted as e:
-        raise IssuedByAnother(f"cannot use the issued certificate: {e}") from e
-    return [c for c in found if c is leaf or c not in roots]
+        ca = extension(certificate, x509.BasicConstraints)
+        purposes = extension(certificate, x509.ExtendedKeyUsage)
+    except NONSENSE:
+        return False
+    return not (ca and ca.ca) and (purposes is None or EK_CERTIFICATE in purposes)
 
 
-def check(leaf: Certificate, cn: str, now: datetime) -> None:
-    """Is this a certificate a TLS client of that name can use now? Raises IssuedWrong."""
-    if common_name(leaf) != cn:
-        raise IssuedWithWrongName(
-            f"cannot use the issued certificate: it is for '{common_name(leaf)}', not '{cn}'"
-        )
-    start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    if start > now + SKEW or end <= max(start, now):
-        raise IssuedWithWrongDates(
-            f"cannot use the issued certificate: valid from {start} to {end}, but it is {now}"
-        )
-    if (ca := _extension(leaf, x509.BasicConstraints)) is not None and ca.ca:
-        raise IssuedAsCa("cannot use the issued certificate: it makes this device a CA")
-    usage = _extension(leaf, x509.KeyUsage)
-    purposes = _extension(leaf, x509.ExtendedKeyUsage)
-    may_sign = usage is None or usage.digital_signature
-    if not may_sign or (purposes is not None and not ANY_USE & set(purposes)):
-        raise IssuedWrong("cannot use the issued certificate: it is not for TLS clients")
-
-
-def _extension(leaf: Certificate, kind: type[Extension]) -> Extension | None:
+def extension(leaf: Certificate, kind: type[Extension]) -> Extension | None:
     try:
         return leaf.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:

@@ -187,6 +187,20 @@ def test_an_ek_certificate_that_is_none(make_device: MakeDevice) -> None:
     assert untouched(device)
 
 
+def test_a_certificate_of_the_makers_that_is_not_for_an_ek(make_device: MakeDevice) -> None:
+    """The maker's word for something else is none for the EK."""
+    device = make_device()
+    ca = pki.root("Maker")
+    (device.etc / "tpm-roots.d" / "maker.pem").write_bytes(pki.pem(ca.root))
+    with Tpm(device.tcti) as tpm:
+        ek = tpm.public(0x81010001)
+    assert ek is not None
+    assert ek.key is not None
+    write_nv(device, "0x01C00002", pki.der(ca.issue(ek.key, "a web server")))
+    refused(device, 69, "ek-cert-invalid")
+    assert untouched(device)
+
+
 @pytest.mark.parametrize("padding", [b"\xff" * 100, bytes(1)])
 def test_a_padded_ek_certificate_is_fine(make_device: MakeDevice, padding: bytes) -> None:
     device = make_device()

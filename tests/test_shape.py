@@ -24,6 +24,7 @@ ALLOWED = {
     "credentials": {"errors"},
     "deviceid": {"errors"},
     "x509": {"errors"},
+    "x509_issued": {"errors", "x509"},
     "tls": {"errors"},
     "http": {"errors", "tls"},
     "est": {"errors", "http"},

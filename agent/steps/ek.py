@@ -50,11 +50,17 @@ def certificate(tpm: Tpm) -> tuple[Kind, Certificate]:
 
 def _parse(data: bytes, index: int) -> Certificate:
     try:
-        return x509.parse(x509.first_der(data))[0]
+        found = x509.leading(data)
     except ValueError as e:
         raise EkCertificateInvalid(
             f"cannot read the EK certificate at NV {index:#x}: {e}", index=hex(index)
         ) from e
+    if not x509.for_ek(found):
+        raise EkCertificateInvalid(
+            f"cannot use the certificate at NV {index:#x}: it is not for an EK, or garbled",
+            index=hex(index),
+        )
+    return found
 
 
 def intermediates(tpm: Tpm) -> list[Certificate]:

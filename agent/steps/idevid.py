@@ -59,7 +59,7 @@ def certificate(tpm: Tpm) -> Certificate:
     if (data := tpm.nv_read(INDEX)) is None:
         raise IdevidAbsent(f"cannot find the IDevID: no certificate at NV {INDEX:#x}")
     try:
-        return x509.parse(x509.first_der(data))[0]
+        return x509.leading(data)
     except ValueError as e:
         raise IdevidInvalid(f"cannot read the IDevID certificate at NV {INDEX:#x}: {e}") from e
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate, CertificateSigningRequest, load_pem_x509_csr
 
-from agent import config, inputs, store, x509
+from agent import config, inputs, store, x509, x509_issued
 from agent.errors import ConfigError, EstPending, IssuedWrong, Later, Refused
 from agent.state import State, read_json, write_json
 from agent.steps import Step, idevid, ldevid_key
@@ -53,7 +53,7 @@ def ldevid_cert(
 def _good(found: list[Certificate], roots: list[Certificate], cn: str) -> bool:
     now = datetime.now(UTC)
     try:
-        x509.check(found[0], cn, now)
+        x509_issued.check(found[0], cn, now)
         x509.chain(found[0], roots, found[1:], max(now, found[0].not_valid_before_utc))
     except (IssuedWrong, x509.Untrusted):
         return False
@@ -87,7 +87,7 @@ def _request(tpm: Tpm, pending: Path, cn: str) -> CertificateSigningRequest:
             _wait(kept)
             return csr
     with tpm.private_key(ldevid_key.HANDLE) as private:
-        return x509.request(private, cn)
+        return x509_issued.request(private, cn)
 
 
 def _wait(kept: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ def _by_est(
         wanted = _wanted(est)
         with _hint(wanted, csr):
             answer = est.simpleenroll(csr)
-    return x509.issued(
+    return x509_issued.issued(
         answer, csr, x509.anchors(conf.issuer or conf.trust), others, datetime.now(UTC)
     )
 
@@ -177,7 +177,7 @@ def _by_idevid(tpm: Tpm, trust: Path) -> Iterator[dict[str, Any]]:
 
     chain = idevid.chain(tpm, trust)
     key = TlsKey(tpm.signer(idevid.HANDLE))
-    with _memory(x509.pem(chain[:-1] or chain)) as path:
+    with _memory(x509.pem(x509.shown(chain))) as path:
         yield {
             "identify": lambda context: key.load_into(context, path),
             "explain": key.raise_if_failed,
@@ -199,7 +199,7 @@ def _by_ca(conf: config.Ldevid, csr: CertificateSigningRequest) -> list[Certific
     ca = _ca(conf)
     try:
         key = ca.key.read_bytes()
-        made = x509.issue(csr, x509.anchors(ca.certificate)[0], key, ca.valid)
+        made = x509_issued.issue(csr, x509.anchors(ca.certificate)[0], key, ca.valid)
     except (OSError, ValueError, TypeError) as e:
         raise ConfigError(f"cannot issue with the local CA key '{ca.key}': {e}") from e
     return [made]

@@ -1,0 +1,144 @@
+"""Certificates asked for, issued, and checked before they are believed."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import (
+    AuthorityKeyIdentifier,
+    BasicConstraints,
+    Certificate,
+    CertificateBuilder,
+    CertificateSigningRequest,
+    CertificateSigningRequestBuilder,
+    ExtendedKeyUsage,
+    KeyUsage,
+    Name,
+    NameAttribute,
+    SubjectKeyIdentifier,
+    random_serial_number,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from agent import x509
+from agent.errors import (
+    IssuedAsCa,
+    IssuedByAnother,
+    IssuedForAnotherKey,
+    IssuedWithWrongDates,
+    IssuedWithWrongName,
+    IssuedWrong,
+)
+
+ANY_USE = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+
+# --- asking ---
+
+
+def request(key: CertificateIssuerPrivateKeyTypes, cn: str) -> CertificateSigningRequest:
+    """A CSR (RFC 2986) for a TLS client certificate with this CN, signed by `key`."""
+    return (
+        CertificateSigningRequestBuilder()
+        .subject_name(Name([NameAttribute(NameOID.COMMON_NAME, cn)]))
+        .add_extension(_usage(), critical=True)
+        .add_extension(_client_auth(), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _usage() -> KeyUsage:
+    return KeyUsage(True, False, False, False, False, False, False, False, False)
+
+
+def _client_auth() -> ExtendedKeyUsage:
+    return ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+
+
+def issue(
+    csr: CertificateSigningRequest, ca: Certificate, ca_key_pem: bytes, days: timedelta
+) -> Certificate:
+    """What a CA of a lab does with a CSR. Raises ValueError for a key that is not the CA's."""
+    key = load_pem_private_key(ca_key_pem, None)
+    if x509.spki(key.public_key()) != x509.spki(ca.public_key()):  # type: ignore[arg-type]
+        raise ValueError("the key is not that of the CA certificate")
+    now = datetime.now(UTC)
+    subject = csr.public_key()
+    return (
+        CertificateBuilder()
+        .subject_name(csr.subject)
+        .issuer_name(ca.subject)
+        .public_key(subject)
+        .serial_number(random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(min(now + days, ca.not_valid_after_utc))
+        .add_extension(BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(), critical=True)
+        .add_extension(_client_auth(), critical=False)
+        .add_extension(SubjectKeyIdentifier.from_public_key(subject), critical=False)
+        .add_extension(
+            AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()),  # type: ignore[arg-type]
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())  # type: ignore[arg-type]
+    )
+
+
+# --- checking what came back ---
+
+
+def issued(
+    certificates: Sequence[Certificate],
+    csr: CertificateSigningRequest,
+    roots: Sequence[Certificate],
+    others: Sequence[Certificate],
+    now: datetime,
+) -> list[Certificate]:
+    """The chain of the certificate that answers `csr`, leaf first, without a root at its end.
+
+    `certificates` are what came back, in any order; `others` may help to build the chain. Raises a
+    child of IssuedWrong: another key, another name, a CA, odd dates, or a CA that is not trusted.
+    """
+    asked = x509.spki(csr.public_key())
+    leaf = next((c for c in certificates if _spki(c) == asked), None)
+    if leaf is None:
+        raise IssuedForAnotherKey("cannot use the issued certificate: it is for another key")
+    check(leaf, x509.common_name(csr), now)
+    try:
+        at = max(now, leaf.not_valid_before_utc)  # the CA's clock may be a little ahead
+        found = x509.chain(leaf, roots, [*certificates, *others], at)
+    except x509.Untrusted as e:
+        raise IssuedByAnother(f"cannot use the issued certificate: {e}") from e
+    return x509.shown(found)
+
+
+def _spki(certificate: Certificate) -> bytes:
+    try:
+        return x509.spki(certificate.public_key())
+    except x509.NONSENSE:
+        return b""  # a key of a kind we never ask for
+
+
+def check(leaf: Certificate, cn: str, now: datetime) -> None:
+    """Is this a certificate a TLS client of that name can use now? Raises IssuedWrong."""
+    try:
+        _ = leaf.subject, leaf.issuer, leaf.extensions
+    except x509.NONSENSE as e:
+        raise IssuedWrong(f"cannot use the issued certificate: it makes no sense: {e}") from e
+    if x509.common_name(leaf) != cn:
+        raise IssuedWithWrongName(
+            f"cannot use the issued certificate: it is for '{x509.common_name(leaf)}', not '{cn}'"
+        )
+    start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if start > now + x509.SKEW or end <= max(start, now):
+        raise IssuedWithWrongDates(
+            f"cannot use the issued certificate: valid from {start} to {end}, but it is {now}"
+        )
+    if (ca := x509.extension(leaf, BasicConstraints)) is not None and ca.ca:
+        raise IssuedAsCa("cannot use the issued certificate: it makes this device a CA")
+    usage = x509.extension(leaf, KeyUsage)
+    purposes = x509.extension(leaf, ExtendedKeyUsage)
+    may_sign = usage is None or usage.digital_signature
+    if not may_sign or (purposes is not None and not ANY_USE & set(purposes)):
+        raise IssuedWrong("cannot use the issued certificate: it is not for TLS clients")
