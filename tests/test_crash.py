@@ -38,7 +38,17 @@ from tests.lab.crash import Place
 from tests.lab.device import Device, Wish
 from tests.lab.world import World
 
-OPERATOR = '# Ours.\nhostname = "device-0001"\n\n[agent]\nname = "edgeAgent"\ntype = "docker"\n'
+OPERATOR = """\
+# Ours.
+hostname = "device-0001"
+
+[agent]
+name = "edgeAgent"
+type = "docker"
+
+[agent.config]
+image = "registry.example/edge-agent:1.5"
+"""
 LATER = 75
 
 
@@ -222,7 +232,10 @@ class Towns:
         try:
             town.survives(place, cut)
         except Exception as e:  # told by the test, with all others
-            return f"--- {place}, {cut.__name__}: {type(e).__name__}: {e}"
+            said = (
+                f"{e}\n{getattr(e, 'stderr', '')}\n{crash.iotedge_said(town.directory / 'device')}"
+            )
+            return f"--- {place}, {cut.__name__}: {type(e).__name__}: {said}"
         finally:
             self._free.put(town)
         return ""
@@ -282,8 +295,8 @@ def test_so_it_is_in_other_configurations_and_with_settings_of_the_owner(
     wish: Wish,
     tell: Callable[[str], None],
 ) -> None:
-    """A sample, but all that is about the owner's settings."""
+    """A sample, and all that is about the owner's settings."""
     towns = Towns(worlds, tmp_path_factory.mktemp("c"), wish, OPERATOR)
-    places = [p for n, p in enumerate(towns.places) if "config.toml" in p.what or n % 10 == 0]
+    places = [p for n, p in enumerate(towns.places) if "before-tpm" in p.what or n % 20 == 0]
     towns.survive(list(zip(places, cycle([agent_is_killed, power_fails]), strict=False)))
     tell(f"{len(places)} kills and power cuts, {wish.auth} and {wish.issued_by}: all survived")

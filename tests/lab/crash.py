@@ -149,6 +149,12 @@ def kill_programs(device: Device) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def iotedge_said(device: Path) -> str:
+    """The last words of IoT Edge on the device of this directory."""
+    logs = [device / "edge" / name for name in ("service.log", "log.jsonl")]
+    return "\n".join(log.read_text()[-2000:] for log in logs if log.exists())
+
+
 def _running(program: bytes) -> Iterator[int]:
     """Processes of this very program that are not waiting to be reaped."""
     for directory in Path("/proc").glob("[0-9]*"):
