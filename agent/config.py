@@ -1,6 +1,7 @@
 """The configuration: declared once, as frozen dataclasses, with defaults for a stock device."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +15,7 @@ from agent.errors import ConfigError
 ETC = Path("/etc/tpm2cloud")
 VAR = Path("/var/lib/tpm2cloud")
 Problems = Iterator[tuple[str, str]]
+HOST_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}|[0-9A-Fa-f:]+")  # RFC 1123, 2.1; IPv6
 
 
 def _https(url: str) -> str | None:
@@ -25,6 +27,10 @@ def _https(url: str) -> str | None:
         return f"is not a URL: {e}"
     if parts.scheme != "https" or not parts.hostname:
         return f"must be https://HOST..., not {url!r}"
+    if not all(map(HOST_LABEL.fullmatch, parts.hostname.removesuffix(".").split("."))):
+        return f"must name a host, not {parts.hostname!r}"
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "must be plain ASCII without blanks"
     if parts.username or parts.query or parts.fragment:
         return "must not contain a user, a query or a fragment"
     return None
@@ -125,8 +131,7 @@ class Operational:
                 yield "url", "required, for issued_by = 'est'"
             else:
                 yield from _credential(self.url, self.auth, self.username)
-        percent = self.renew_at.removesuffix("%")
-        if percent == self.renew_at or not percent.isdigit() or not 1 <= int(percent) <= 99:
+        if not re.fullmatch("[1-9][0-9]?%", self.renew_at):
             yield "renew_at", f"must be '1%' to '99%' of the lifetime, not {self.renew_at!r}"
 
 
@@ -189,8 +194,14 @@ class Config:
 
 
 def files(path: Path) -> list[Path]:
-    """The file itself, then its drop-ins `config.d/*.toml` in the order of their names."""
-    return [path, *sorted((path.parent / "config.d").glob("*.toml"))]
+    """The file itself, then its drop-ins `config.d/*.toml` in the order of their names. Raises
+    OSError: glob() would pass over a directory that may not be read."""
+    drop_ins = path.parent / "config.d"
+    try:
+        found = sorted(drop_ins.iterdir())
+    except FileNotFoundError:
+        found = []
+    return [path, *(each for each in found if each.suffix == ".toml")]
 
 
 def load(path: Path) -> Config:
@@ -200,7 +211,10 @@ def load(path: Path) -> Config:
 
 def _load(path: Path) -> tuple[Config, schema.Tree]:
     found = schema.Found(path)
-    tree = schema.read(files(path), found)
+    try:
+        tree = schema.read(files(path), found)
+    except OSError as e:
+        raise ConfigError(f"cannot read '{e.filename}': {e.strerror}") from e
     config = None if found.problems else schema.build(Config, tree, found)
     if found.problems or config is None:
         raise ConfigError("cannot use the configuration:\n  " + "\n  ".join(found.problems))

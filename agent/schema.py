@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -41,10 +42,10 @@ def read(files: Sequence[Path], found: Found) -> Tree:
     tree: Tree = {}
     for path in files:
         try:
-            _merge(tree, tomllib.loads(path.read_text()), path)
+            _merge(tree, tomllib.loads(path.read_text("utf-8")), path)
         except OSError as e:
             found.problems.append(f"{path}: cannot be read: {e.strerror}")
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
             found.problems.append(f"{path}: is not TOML: {e}")
     return tree
 
@@ -140,7 +141,7 @@ def _name(kind: Any) -> str:
 
 
 def absolute(text: str) -> Path:
-    if not text.startswith("/"):
+    if not text.startswith("/") or "\0" in text:
         raise ValueError(f"must be an absolute path, not {text!r}")
     return Path(text)
 
@@ -149,7 +150,7 @@ def duration(text: str) -> timedelta:
     """'90s', '5min', '12h', '30d', '2w'."""
     for unit, seconds in UNITS.items():
         number = text.removesuffix(unit)
-        if number != text and number.isascii() and number.isdigit():
+        if number != text and re.fullmatch("[0-9]{1,6}", number):
             return timedelta(seconds=int(number) * seconds)
     raise ValueError(f"must be a duration (like '30d' or '12h'), not {text!r}")
 

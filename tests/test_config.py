@@ -54,9 +54,22 @@ def test_each_setting_names_the_file_it_comes_from(tmp_path: Path) -> None:
     assert told["tpm.tcti"] == "default"
 
 
+def test_drop_ins_that_cannot_be_listed_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(GOOD)
+    (tmp_path / "config.d").write_text("not a directory")
+    with pytest.raises(ConfigError, match=r"config\.d': Not a directory"):
+        config.load(tmp_path / "config.toml")
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
+        ('[tpm]\nwait = "99999999999999999999d"', "tpm.wait: must be a duration"),
+        ('[idevid]\ntrust = "/a\\u0000b"', "idevid.trust: must be an absolute path"),
+        ("[pkcs11]\nlibrary = " + "[" * 5000, "is not TOML"),
+        ('[dps]\nendpoint = "https://a b"', "dps.endpoint: must name a host"),
+        ('[dps]\nendpoint = "https://a..b"', "dps.endpoint: must name a host"),
+        ('[dps]\nendpoint = "https://a/ü"', "dps.endpoint: must be plain ASCII"),
         ('[tmp]\nkey = "ecc256"', "tmp: unknown setting, did you mean tpm?"),
         ('[tpm]\nkye = "ecc256"', "tpm.kye: unknown setting, did you mean key?"),
         ('[tpm]\nkey = "rsa1024"', "tpm.key: must be one of 'ecc256', 'rsa2048', not 'rsa1024'"),
@@ -72,6 +85,7 @@ def test_each_setting_names_the_file_it_comes_from(tmp_path: Path) -> None:
         ("tpm = 3", "tpm: must be a table"),
         ("[device.id]\nx = 1", "device.id: must not be a table"),
         ('[ldevid.ca]\ncertificate = "/c"\nkey = "/k"', "ldevid.ca: give either"),
+        ('[operational]\nrenew_at = "²%"', "operational.renew_at: must be '1%' to '99%'"),
         ('[operational]\nrenew_at = "101%"', "operational.renew_at: must be '1%' to '99%'"),
         ('[operational]\nauth = "basic"', "operational.username: required, for auth = 'basic'"),
         ('[ldevid.est]\npassword = "x"', "ldevid.est.password: unknown setting"),
