@@ -27,11 +27,13 @@ def provision(args: argparse.Namespace) -> int:
     from agent import inputs, plan
 
     conf, state = config.load(args.config), _state()
-    inputs.check(conf)
     if args.dry_run:
+        inputs.check(conf)
         return _dry_run(conf, state)
-    with store.lock(state.directory), _tpm(conf, state.loaded) as tpm, _remembered(state):
-        plan.run(plan.plan(conf, tpm, state))
+    with store.lock(state.directory), _remembered(state):
+        inputs.check(conf)
+        with _tpm(conf, state.loaded) as tpm:
+            plan.run(plan.plan(conf, tpm, state))
     journal.tell_systemd("READY=1\nSTATUS=provisioned")
     return 0
 
@@ -43,7 +45,7 @@ def _dry_run(conf: config.Config, state: State) -> int:
         steps = plan.plan(conf, tpm, state)
         width = max(len(step.name) for step in steps)
         for step in steps:
-            was = step.done()
+            was = plan.at(step, step.done)
             print(f"{step.name:{width}}  {f'done: {was}' if was else 'would be done'}")
     return 0
 
@@ -102,9 +104,12 @@ def _remembered(state: State) -> Iterator[None]:
     except AgentError as e:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         told = {"step": e.step, "code": e.code, "message": str(e), "remedy": e.remedy, "at": at}
-        write_json(state.failure, told, mode=0o644)
+        try:
+            write_json(state.failure, told, mode=0o644)
+        except AgentError as unwritten:
+            log.warning("%s, ignoring: status will not know of this", unwritten)
         raise
-    if state.failure.exists():
+    if store.exists(state.failure):
         store.remove(state.failure)
 
 
@@ -142,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         at = f"{e.step}: " if e.step else ""
         log.error("%s%s [%s]", at, e, e.code, exc_info=args.debug)
         log.error("Remedy: %s", e.remedy)
-        journal.tell_systemd(f"STATUS={at}{e} [{e.code}]")
+        journal.tell_systemd(journal.one_line(f"STATUS={at}{e} [{e.code}]"))
         return e.status
     except KeyboardInterrupt:
         return 130

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from agent.errors import SecretUnreadable
+from agent.errors import NoPermission, SecretUnreadable
 
 MAX = 4096  # bytes; no password is longer
 
@@ -42,7 +42,10 @@ def optional(name: str) -> bytes | None:
 def _credential(name: str) -> Path | None:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     path = Path(directory, name) if directory else None
-    return path if path and path.exists() else None
+    try:
+        return path if path and path.exists() else None
+    except PermissionError as e:
+        raise NoPermission(f"cannot look into '{directory}': {e.strerror}", path=directory) from e
 
 
 def _read(path: Path, *, private: bool) -> str:

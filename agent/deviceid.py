@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.errors import DeviceIdInvalid
+from agent.errors import DeviceIdInvalid, NoPermission
 
 # DPS: up to 128 of these; an X.509 CN has at most 64 (RFC 5280, ub-common-name)
 LEGAL = re.compile(r"[A-Za-z0-9._:-]{0,63}[A-Za-z0-9-]")
@@ -94,8 +94,11 @@ def _cpuinfo(root: Path, key: str) -> str:
 
 
 def _text(path: Path) -> str:
-    """A file of the kernel's, stripped; '' where there is none, or not for us (DMI is root's)."""
+    """A file of the kernel's, stripped; '' where there is none. One that is not for us (DMI is
+    root's) is no reason to be somebody else: raises NoPermission."""
     try:
         return path.read_text(errors="replace").strip("\0 \t\r\n")
+    except PermissionError as e:
+        raise NoPermission(f"cannot read '{path}': {e.strerror}", path=path) from e
     except OSError:
         return ""

@@ -28,6 +28,8 @@ def setup(*, debug: bool = False) -> None:
 
 def on_journal() -> bool:
     """Is stderr the journal itself? The variable alone is inherited (systemd.exec(5))."""
+    if sys.stderr is None:  # closed by whoever started us
+        return False
     here = os.fstat(sys.stderr.fileno())
     return os.environ.get("JOURNAL_STREAM") == f"{here.st_dev}:{here.st_ino}"
 
@@ -35,3 +37,8 @@ def on_journal() -> bool:
 def tell_systemd(state: str) -> None:
     """sd_notify(3): "READY=1", "STATUS=..."; nothing happens where nobody asked to be told."""
     sdnotify.SystemdNotifier().notify(state)
+
+
+def one_line(text: str) -> str:
+    """For a STATUS=: a line end would begin another assignment."""
+    return " ".join(text.split())

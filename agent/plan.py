@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
+from typing import TypeVar
 
 from agent import deviceid, inputs, journal
 from agent.config import Config
@@ -19,6 +20,7 @@ from agent.steps.token import Token, token
 from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
@@ -49,18 +51,23 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
 
 
 def run(steps: Sequence[Step]) -> None:
-    """Look, act, look again. An AgentError leaves with the name of its step."""
+    """Look, act, look again."""
     width = max(len(step.name) for step in steps)
     for step in steps:
         journal.tell_systemd(f"STATUS={step.name}")
         started = time.monotonic()
-        try:
-            what, evidence = _run(step)
-        except AgentError as e:
-            e.step = step.name
-            raise
+        what, evidence = at(step, partial(_run, step))
         took = time.monotonic() - started
         log.info("%-*s %6.2f s  %s: %s", width, step.name, took, what, evidence)
+
+
+def at(step: Step, act: Callable[[], T]) -> T:
+    """An AgentError leaves with the name of its step."""
+    try:
+        return act()
+    except AgentError as e:
+        e.step = step.name
+        raise
 
 
 def _run(step: Step) -> tuple[str, str]:

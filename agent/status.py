@@ -1,54 +1,68 @@
 """Where this device is: the plan's own steps, asked and not run."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from agent.errors import AgentError
+from agent.errors import AgentError, NoPermission
 from agent.state import State, read_json
 from agent.steps import Step
 
-PROVISIONED, NOT_YET, FAILED = 0, 3, 4
+PROVISIONED, NOT_YET, FAILED, UNKNOWN = 0, 3, 4, os.EX_NOPERM
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One step: 'done' with its evidence, 'to do', or 'failed' with a code and a remedy."""
+    """One step: 'done' with its evidence, 'to do', 'failed' with a code and a remedy, or 'unknown'
+    to this user."""
 
     step: str
-    state: Literal["done", "to do", "failed"]
+    state: Literal["done", "to do", "failed", "unknown"]
     detail: str = ""
     code: str | None = None
     remedy: str | None = None
 
 
 def look(steps: Sequence[Step], state: State) -> list[Seen]:
-    """Every step; what the last run failed of is told at its step, while that is not done."""
+    """Every step; what the last run failed of is told at its step, while that is not done, or
+    before them all if it did not come that far."""
     last = read_json(state.failure) or {}
-    return [_look(step, last) for step in steps]
+    seen = [_look(step, last) for step in steps]
+    if last.get("message") and last.get("step") is None and verdict(seen) != PROVISIONED:
+        seen.insert(0, _failed("start", last))
+    return seen
 
 
 def _look(step: Step, last: dict[str, Any]) -> Seen:
     try:
         evidence = step.done()
+    except NoPermission as e:
+        return Seen(step.name, "unknown", str(e), e.code, e.remedy)
     except AgentError as e:
         return Seen(step.name, "failed", str(e), e.code, e.remedy)
     if evidence is not None:
         return Seen(step.name, "done", evidence)
     if last.get("step") == step.name:
-        when = f"{last.get('message')} (last tried {last.get('at')})"
-        return Seen(step.name, "failed", when, last.get("code"), last.get("remedy"))
+        return _failed(step.name, last)
     return Seen(step.name, "to do")
 
 
+def _failed(name: str, last: dict[str, Any]) -> Seen:
+    when = f"{last.get('message')} (last tried {last.get('at')})"
+    return Seen(name, "failed", when, last.get("code"), last.get("remedy"))
+
+
 def verdict(seen: Sequence[Seen]) -> int:
-    """The exit status: 0 provisioned, 3 not yet, 4 failed."""
+    """The exit status: 0 provisioned, 3 not yet, 4 failed, 77 not for this user to know."""
     states = {each.state for each in seen}
+    if "unknown" in states:
+        return UNKNOWN
     return FAILED if "failed" in states else NOT_YET if "to do" in states else PROVISIONED
 
 
 def as_json(seen: Sequence[Seen]) -> dict[str, Any]:
-    words = {PROVISIONED: "provisioned", NOT_YET: "not yet", FAILED: "failed"}
+    words = {PROVISIONED: "provisioned", NOT_YET: "not yet", FAILED: "failed", UNKNOWN: "unknown"}
     return {"state": words[verdict(seen)], "steps": [asdict(each) for each in seen]}
 
 
@@ -56,7 +70,7 @@ def as_text(seen: Sequence[Seen]) -> Iterator[str]:
     width = max(len(each.step) for each in seen)
     for each in seen:
         code = f" [{each.code}]" if each.code else ""
-        yield f"{each.step:{width}}  {each.state:6}  {each.detail}{code}".rstrip()
+        yield f"{each.step:{width}}  {each.state:7}  {each.detail}{code}".rstrip()
         if each.remedy:
-            yield f"{'':{width}}          Remedy: {each.remedy}"
+            yield f"{'':{width}}           Remedy: {each.remedy}"
     yield f"This device is {as_json(seen)['state']}."

@@ -85,6 +85,9 @@ def lock(directory: Path) -> Iterator[None]:
             directory.chmod(0o755)  # whatever the umask: IoT Edge's services look into it
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if not os.access(directory, os.W_OK):
+            why = "no permission to write into it, or a read-only file system"
+            raise NoPermission(f"cannot use '{directory}': {why}", path=directory)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

@@ -102,8 +102,18 @@ def sequence(data: bytes) -> list[Certificate]:
 def anchors_in(directories: Iterable[Path]) -> list[Certificate]:
     """Those of the *.pem, *.crt, *.cer and *.der files of directories; one that is not there holds
     none. Raises TrustUnreadable, also for a file without any."""
-    files = (file for place in directories if place.is_dir() for file in sorted(place.iterdir()))
+    files = (file for directory in directories for file in _listed(directory))
     return [c for file in files if file.suffix.lower() in SUFFIXES for c in anchors(file)]
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        why = f"cannot look for CA files in '{directory}': {e.strerror}"
+        raise TrustUnreadable(why, path=directory) from e
 
 
 def anchors(file: Path) -> list[Certificate]:

@@ -1,12 +1,13 @@
 """Who the device is, from what its board says."""
 
+import os
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from agent import deviceid
-from agent.errors import DeviceIdInvalid
+from agent.errors import DeviceIdInvalid, NoPermission
 
 
 @pytest.fixture
@@ -58,6 +59,29 @@ def test_a_makers_filler_is_no_serial_number(tmp_path: Path, filler: str) -> Non
     (dmi / "product_serial").write_text(filler)
     with pytest.raises(DeviceIdInvalid, match=r"this device has no \{serial\}"):
         deviceid.resolve("{serial}", tmp_path)
+
+
+def test_who_may_not_read_the_serial_is_not_given_another_name(board: Path) -> None:
+    """Of a user's hash without the serial number a back office could make nothing."""
+    dmi = board / "sys/class/dmi/id"
+    dmi.mkdir(parents=True)
+    (dmi / "product_serial").write_text("ABC-123")
+    (dmi / "product_serial").chmod(0)
+    (board / "sys/firmware/devicetree/base/serial-number").unlink()
+    (board / "proc/cpuinfo").unlink()
+    places = (board, *board.parents[:2])
+    modes = [place.stat().st_mode for place in places]
+    try:
+        for place in places:
+            place.chmod(0o755)
+        os.seteuid(65534)
+        for template in ("{serial}", "{hash}"):
+            with pytest.raises(NoPermission, match="product_serial"):
+                deviceid.resolve(template, board)
+    finally:
+        os.seteuid(0)
+        for place, mode in zip(places, modes, strict=True):
+            place.chmod(mode)
 
 
 def test_a_board_without_serial_and_mac_has_no_hash(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,9 @@ def ldevid_cert(
         return f"{x509.describe(found[0])}, issued by {issuer}, until {until:%Y-%m-%d %H:%M}Z"
 
     def apply() -> None:
-        csr = _request(tpm, state.pending, who())
+        csr = _request(tpm, state.pending, who(), conf.est.url if conf.est else "")
         if conf.est is not None:
-            with _held(state.pending, csr):
+            with _held(state.pending, csr, conf.est.url):
                 issued = _by_est(tpm, conf.est, idevid_trust, csr)
         else:
             issued = _by_ca(conf, csr)
@@ -76,30 +77,53 @@ def _ca(conf: config.Ldevid) -> config.LdevidCa:
 # --- the request, and coming back with it ---
 
 
-def _request(tpm: Tpm, pending: Path, cn: str) -> CertificateSigningRequest:
-    """The CSR that the CA told us to come back with, else a new one. Raises EstPending before the
+def _request(tpm: Tpm, pending: Path, cn: str, url: str) -> CertificateSigningRequest:
+    """The CSR that this CA told us to come back with, else a new one. Raises EstPending before the
     time it told us."""
-    key = tpm.public(ldevid_key.HANDLE)
-    kept = read_json(pending)
-    if kept and key:
-        csr = load_pem_x509_csr(str(kept["csr"]).encode())
-        if csr.public_key() == key.key and x509.common_name(csr) == cn:
-            _wait(kept)
-            return csr
+    key, kept = tpm.public(ldevid_key.HANDLE), _told(pending)
+    if kept and key and (kept.csr.public_key(), kept.cn, kept.url) == (key.key, cn, url):
+        _wait(kept)
+        return kept.csr
     with tpm.private_key(ldevid_key.HANDLE) as private:
         return x509_issued.request(private, cn)
 
 
-def _wait(kept: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Told:
+    """ "Come back later", by whom and with what; `since` and `until` in seconds since 1970."""
+
+    csr: CertificateSigningRequest
+    url: str
+    since: float
+    until: float
+    why: str
+
+    @property
+    def cn(self) -> str:
+        return x509.common_name(self.csr)
+
+
+def _told(pending: Path) -> Told | None:
+    """None also for a damaged file: the CA is asked again then."""
+    kept = read_json(pending) or {}
+    try:
+        csr = load_pem_x509_csr(str(kept["csr"]).encode())
+        since, until = float(kept["since"]), float(kept["until"])
+        return Told(csr, str(kept["url"]), since, until, str(kept["why"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _wait(kept: Told) -> None:
     """A clock that was turned back since then does not make us wait longer."""
-    now, since, until = time.time(), float(kept["since"]), float(kept["until"])
-    if since <= now < until:
-        left = round(until - now)
-        raise EstPending(f"cannot enroll yet: {kept['why']}; {left} s to go", seconds=left)
+    now = time.time()
+    if kept.since <= now < kept.until:
+        left = round(kept.until - now)
+        raise EstPending(f"cannot enroll yet: {kept.why}; {left} s to go", seconds=left)
 
 
 @contextmanager
-def _held(pending: Path, csr: CertificateSigningRequest) -> Iterator[None]:
+def _held(pending: Path, csr: CertificateSigningRequest, url: str) -> Iterator[None]:
     """ "Come back later" (202, or Retry-After of a busy server) is kept over restarts."""
     try:
         yield
@@ -107,8 +131,8 @@ def _held(pending: Path, csr: CertificateSigningRequest) -> Iterator[None]:
         if e.seconds is not None:
             since = time.time()
             pem = csr.public_bytes(Encoding.PEM).decode()
-            told = {"csr": pem, "since": since, "until": since + e.seconds, "why": str(e)}
-            write_json(pending, told)
+            told = {"since": since, "until": since + e.seconds, "why": str(e)}
+            write_json(pending, {"csr": pem, "url": url, **told})
         raise
 
 

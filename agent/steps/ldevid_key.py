@@ -24,7 +24,7 @@ def ldevid_key(tpm: Tpm, file: Path, kind: KeyType, recover: Recover) -> Step:
         if kept is None:
             raise LdevidKeyLost(
                 f"cannot use the key at {HANDLE:#x}: it is not known here, and '{file}', where its "
-                "blobs would be, is missing",
+                "blobs would be, is missing or damaged",
                 handle=hex(HANDLE),
             )
         if have.blob != kept.public:
@@ -47,10 +47,10 @@ def ldevid_key(tpm: Tpm, file: Path, kind: KeyType, recover: Recover) -> Step:
 
 
 def read(file: Path) -> Wrapped | None:
-    """The wrapped key, or None. Raises LdevidKeyLost for a damaged file."""
+    """The wrapped key, or None: a damaged file is as good as none, the token may still have it."""
     if (data := store.read(file)) is None:
         return None
     try:
         return from_pem(data)
-    except ValueError as e:
-        raise LdevidKeyLost(f"cannot read '{file}': {e}", handle=hex(HANDLE)) from e
+    except ValueError:
+        return None

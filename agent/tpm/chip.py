@@ -1,16 +1,18 @@
 """The chip: opened at first use, waited for, asked what it is and what it holds."""
 
+import contextlib
+import errno
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 from tpm2_pytss import TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPM2_HC, TPM2_PT, TPM2_SU
 
-from agent.errors import TpmUnavailable
+from agent.errors import DiskFull, NoPermission, PathUnusable, TpmUnavailable
 from agent.tpm.esys import RC_INITIALIZE, Esys, speaking
 
 HIERARCHIES = {"owner": ESYS_TR.OWNER, "endorsement": ESYS_TR.ENDORSEMENT}
@@ -47,7 +49,8 @@ class Chip:
             self._context.close()
             self._context = None
             if self._ledger is not None:
-                self._ledger.unlink(missing_ok=True)
+                with _told(self._ledger):
+                    self._ledger.unlink(missing_ok=True)
 
     # --- the chip ---
 
@@ -63,6 +66,7 @@ class Chip:
         return self._context
 
     def _open(self) -> Esys:
+        _permitted(self.tcti)
         context = Esys(self.tcti)
         try:
             try:
@@ -82,12 +86,14 @@ class Chip:
         """No fsync: a power cut empties the slots by itself, and what is there then is others'."""
         loaded, resets = self.loaded(), self._resets()
         try:
-            kept = json.loads(ledger.read_text())
+            with _told(ledger):
+                kept = json.loads(ledger.read_text()) if ledger.exists() else {}
             before = set(kept["loaded"]) if kept["resets"] == resets else loaded
-        except (FileNotFoundError, ValueError):  # none, or cut off before anything was loaded
+        except (ValueError, KeyError, TypeError):  # none, or cut off before anything was loaded
             before = loaded
         self.flush(sorted(loaded - before))
-        ledger.write_text(json.dumps({"resets": resets, "loaded": sorted(loaded & before)}))
+        with _told(ledger):
+            ledger.write_text(json.dumps({"resets": resets, "loaded": sorted(loaded & before)}))
 
     def _resets(self) -> int:
         """How often the TPM was reset, ever (TPM 2.0 Library, part 1, 36.5)."""
@@ -145,3 +151,21 @@ class Chip:
                 except TSS2_Exception:
                     if handle in self.loaded():
                         raise
+
+
+@contextlib.contextmanager
+def _told(ledger: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        kind = DiskFull if e.errno in (errno.ENOSPC, errno.EDQUOT) else PathUnusable
+        raise kind(f"cannot use '{ledger}': {e.strerror}", path=ledger) from e
+
+
+def _permitted(tcti: str) -> None:
+    """To a TCTI a device or socket that is not for us is as unavailable as one that is not there;
+    it is no use to wait for it. Raises NoPermission."""
+    path = tcti.partition(":")[2].removeprefix("path=")
+    if path.startswith("/") and Path(path).exists() and not os.access(path, os.R_OK | os.W_OK):
+        why = "Permission denied (is this user in the group tss?)"
+        raise NoPermission(f"cannot open the TPM at '{path}': {why}", path=path)
