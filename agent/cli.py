@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from agent import __version__, config, credentials, deviceid, journal, store
 from agent.errors import AgentError
@@ -113,8 +113,13 @@ def _remembered(state: State) -> Iterator[None]:
         store.remove(state.failure)
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="tpm2cloud",
         description='From "there is a TPM 2.0" to "provisioned in Azure".',
         epilog="Exit status: 0 done; 2 usage; 3 not yet, 4 failed (status); 69 no usable TPM; "

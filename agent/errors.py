@@ -156,6 +156,14 @@ class TpmAuth(TpmError):
     )
 
 
+class NvLocked(TpmError):
+    code = "nv-locked"
+    remedy = (
+        "The factory must define {index} as readable by others too: ownerread|authread|no_da. "
+        "Until then, let the firmware leave the platform hierarchy without a password"
+    )
+
+
 class TpmDisabled(TpmError):
     code = "tpm-hierarchy-disabled"
     remedy = "Enable the storage and endorsement hierarchies in the firmware set-up"
@@ -237,7 +245,7 @@ class IdevidMismatch(TpmError):
 
 class IdevidInvalid(TpmError):
     code = "idevid-invalid"
-    remedy = "Look at it: tpm2_nvread 0x01C90000 | openssl x509 -inform der -text"
+    remedy = "Look at it: tpm2_nvread -C p 0x01C90000 | openssl x509 -inform der -text"
 
 
 class IdevidUntrusted(TpmError):
@@ -281,7 +289,7 @@ class ClockImplausible(Later):
 
 class DiskFull(Later):
     code = "disk-full"
-    remedy = "Make room, or look at the disk's health: df -h {path}; dmesg"
+    remedy = "Make room, or look at the disk's health: df -h $(dirname {path}); dmesg"
 
 
 class Unreachable(Later):

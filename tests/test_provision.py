@@ -222,6 +222,17 @@ def test_what_the_operator_wrote_into_config_toml_survives(make_device: MakeDevi
     assert backup.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_config_toml_that_is_a_link_stays_one(make_device: MakeDevice) -> None:
+    device = make_device()
+    kept = device.directory / "config-on-the-data-partition.toml"
+    kept.write_text("# mine\n")
+    (device.aziot / "config.toml").symlink_to(kept)
+    provisioned(device)
+    assert (device.aziot / "config.toml").is_symlink()
+    assert "# mine" in kept.read_text()
+    assert "id_scope" in kept.read_text()
+
+
 def test_a_change_of_the_configuration_is_applied(make_device: MakeDevice) -> None:
     device = provisioned(make_device())
     device.configure({"operational": {"renew_at": "66%"}})

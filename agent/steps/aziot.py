@@ -16,9 +16,8 @@ Known = Mapping[str, str]  # secrets by what they are: 'password', 'owner', 'end
 
 
 def configuration(conf: Config, state: State, who: Who) -> Step:
-    path = conf.aziot.directory / "config.toml"
-
     def done() -> str | None:
+        path = _file(conf)
         existing = store.read(path)
         desired = _desired(conf, state, who(), existing)
         if existing is None or desired is None or path.stat().st_mode & 0o077:
@@ -27,6 +26,7 @@ def configuration(conf: Config, state: State, who: Who) -> Step:
         return str(path) if same else None
 
     def apply() -> None:
+        path = _file(conf)
         if not path.parent.is_dir():
             raise IotedgeMissing(f"cannot configure IoT Edge: there is no '{path.parent}'")
         existing = store.read(path) or b""
@@ -46,10 +46,9 @@ def registration(conf: Config, state: State, who: Who) -> Step:
 
     That the file was applied only `iotedge` knows: we keep the digest of what it was given.
     """
-    path = conf.aziot.directory / "config.toml"
 
     def done() -> str | None:
-        kept, file = read_json(state.registration), store.read(path)
+        kept, file = read_json(state.registration), store.read(_file(conf))
         if not kept or not file or kept.get("config") != sha256(file).hexdigest():
             return None
         now = aziot.provisioning(conf.aziot.identity_socket)
@@ -58,7 +57,7 @@ def registration(conf: Config, state: State, who: Who) -> Step:
         return f"device '{now.device_id}' at hub '{now.hub}'"
 
     def apply() -> None:
-        file = store.read(path) or b""
+        file = store.read(_file(conf)) or b""
         desired = _desired(conf, state, who())
         secrets = desired.secrets() if desired else frozenset()
         seconds = conf.aziot.timeout.total_seconds()
@@ -68,6 +67,13 @@ def registration(conf: Config, state: State, who: Who) -> Step:
         write_json(state.registration, {"config": sha256(file).hexdigest()}, mode=0o644)
 
     return Step("registration", done, apply)
+
+
+def _file(conf: Config) -> Path:
+    """The file itself: where the root file system is exchanged by updates, it may be a link."""
+    path = conf.aziot.directory / "config.toml"
+    with store.permitted(path):
+        return path.resolve() if path.is_symlink() else path
 
 
 def _is_ours(now: aziot.Provisioning, conf: Config, who: str) -> bool:

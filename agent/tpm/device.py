@@ -27,10 +27,10 @@ from tpm2_pytss.types import (
 )
 from tpm2_pytss.utils import NoSuchIndex, create_ek_template
 
-from agent.errors import HandleOccupied
+from agent.errors import HandleOccupied, NvLocked
 from agent.tpm import templates
 from agent.tpm.chip import HIERARCHIES, Chip
-from agent.tpm.esys import RC_HANDLE_1, RC_NV_UNINITIALIZED, speaking
+from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, RC_NV_UNINITIALIZED, speaking
 from agent.tpm.objects import Public, PublicKey, Transient, parse
 
 HASHES = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
@@ -215,17 +215,28 @@ class Tpm(Chip):
     def _nv_read(self, nv: Any) -> bytes:
         area, _ = self.esys.nv_read_public(nv)
         attributes, size = area.nvPublic.attributes, int(area.nvPublic.dataSize)
-        auth = nv
-        if attributes & TPMA_NV.OWNERREAD:
-            auth = ESYS_TR.OWNER
-        elif attributes & TPMA_NV.PPREAD and not attributes & TPMA_NV.AUTHREAD:
-            auth = ESYS_TR.PLATFORM
+        auth = self._reader(nv, attributes)
         chunk = self._property(TPM2_PT_NV.BUFFER_MAX) or 512
-        parts = [
-            bytes(self.esys.nv_read(nv, min(chunk, size - at), at, auth_handle=auth))
-            for at in range(0, size, chunk)
-        ]
+        try:
+            parts = [
+                bytes(self.esys.nv_read(nv, min(chunk, size - at), at, auth_handle=auth))
+                for at in range(0, size, chunk)
+            ]
+        except TSS2_Exception as e:
+            if auth != ESYS_TR.PLATFORM or e.rc not in RC_AUTH:
+                raise
+            index = hex(area.nvPublic.nvIndex)
+            why = "only the platform hierarchy may, and the firmware has locked that"
+            raise NvLocked(f"cannot read NV {index}: {why} ({e.rc:#x})", index=index) from e
         return b"".join(parts)
+
+    def _reader(self, nv: Any, attributes: Any) -> Any:
+        """On whose authority an index is read: its own where that is free for all, and does not
+        count as an attack if it is not; else the owner's, whose password not every reader has."""
+        free = attributes & TPMA_NV.AUTHREAD and attributes & TPMA_NV.NO_DA
+        if attributes & TPMA_NV.OWNERREAD and not (free and "owner" not in self._auths):
+            return ESYS_TR.OWNER
+        return nv if attributes & TPMA_NV.AUTHREAD else ESYS_TR.PLATFORM
 
     def _nv_or_raise(self, index: int) -> bytes:
         if (data := self.nv_read(index)) is None:

@@ -1,0 +1,96 @@
+"""Who asks, and what is in the way: users without rights, odd files, closed streams."""
+
+import subprocess
+
+import pytest
+
+from tests.conftest import MakeDevice
+from tests.lab import pki
+from tests.lab.device import Device
+from tests.test_bad_input import refused
+
+
+def as_nobody(device: Device, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`tpm2cloud` by a user who may pass through the directories, and no more."""
+    for path in (*device.directory.parents, device.directory, device.tpm, device.state):
+        if path.owner() == "root" and path.is_relative_to("/tmp"):  # noqa: S108
+            path.chmod(path.stat().st_mode | 0o755)
+    environment = device.environment()
+    del environment["CREDENTIALS_DIRECTORY"]
+    return subprocess.run(
+        device.agent_command(*arguments),
+        env=environment, user=65534, group=65534, extra_groups=[],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_user_who_may_not_look_is_told_so(make_device: MakeDevice) -> None:
+    """Not that the device has failed, which nobody knows."""
+    device = make_device()
+    assert device.agent("provision").returncode == 0
+    closed = as_nobody(device, "identity")
+    assert (closed.returncode, "tpm.sock': Permission denied" in closed.stderr) == (77, True)
+    for socket in device.tpm.glob("tpm.sock*"):
+        socket.chmod(0o777)
+    status = as_nobody(device, "status")
+    assert status.returncode == 77, status.stderr
+    assert "[no-permission]" in status.stdout
+    assert "This device is unknown." in status.stdout
+    done = as_nobody(device, "provision")
+    assert (done.returncode, "[no-permission]" in done.stderr) == (77, True), done.stderr
+    assert as_nobody(device, "identity").returncode == 0
+    assert "Traceback" not in status.stderr + done.stderr
+
+
+def test_status_tells_what_stopped_a_run_before_its_first_step(make_device: MakeDevice) -> None:
+    device = make_device(auth="basic")
+    secret = (device.credentials / "est-password").read_bytes()
+    (device.credentials / "est-password").unlink()
+    refused(device, 78, "secret-unreadable")
+    status = device.agent("status")
+    assert status.returncode == 4
+    assert "[secret-unreadable]" in status.stdout
+    pki.write_private(device.credentials / "est-password", secret)
+    assert device.agent("provision").returncode == 0
+    assert device.agent("status").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["ldevid.pem", "ldevid-key.pem", "pins.json", "registration.json", "tpm-loaded.json"]
+)
+def test_a_directory_where_a_file_should_be(make_device: MakeDevice, name: str) -> None:
+    device = make_device()
+    (device.state / name).mkdir()
+    assert name in refused(device, 78, "path-unusable")
+    status = device.agent("status")
+    assert status.returncode == 4, status.stderr
+    assert "[path-unusable]" in status.stdout
+
+
+def test_a_state_directory_that_is_none(make_device: MakeDevice) -> None:
+    device = make_device()
+    device.state.rmdir()
+    device.state.touch()
+    refused(device, 78, "path-unusable")
+
+
+def test_standard_error_may_be_closed(make_device: MakeDevice) -> None:
+    device = make_device()
+    command = " ".join(device.agent_command("provision"))
+    assert device.run(["sh", "-c", f"{command} 2>&-"]).returncode == 0
+
+
+def test_a_damaged_request_is_made_anew(make_device: MakeDevice) -> None:
+    device = make_device()
+    (device.state / "enrolment.json").write_text('{"csr": 3, "since": "x"}')
+    done = device.agent("provision")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_key_file_is_recovered_from_the_token(make_device: MakeDevice) -> None:
+    device = make_device()
+    assert device.agent("provision").returncode == 0
+    before = (device.state / "ldevid-key.pem").read_bytes()
+    (device.state / "ldevid-key.pem").write_bytes(b"\0" * 400)
+    assert device.agent("provision").returncode == 0
+    assert (device.state / "ldevid-key.pem").read_bytes() == before
