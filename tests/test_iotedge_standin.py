@@ -3,10 +3,8 @@
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from agent import pkcs11
 from agent.aziot_config import percent
 from agent.tpm import Tpm
-from tests.lab import pki
+from tests.lab import pki, process
 from tests.lab.device import Device, Wish, merged
 from tests.lab.world import World
 
@@ -136,10 +134,7 @@ class Edge:
 
 def go() -> str:
     """The toolchain ./tests/setup builds with: the machine's, or the one of the Python package."""
-    package = Path(sysconfig.get_path("purelib")) / "go/bin"
-    found = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin:{package}")
-    assert found, "run ./tests/setup first"
-    return found
+    return (process.TOP / ".lab" / "go").read_text().strip()
 
 
 @pytest.mark.parametrize("verb", ["vet", "test"])
