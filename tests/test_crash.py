@@ -52,8 +52,6 @@ image = "registry.example/edge-agent:1.5"
 LATER = 75
 
 
-# --- how a run is cut off ---
-
 Cut = Callable[[Device], int]  # gives how many failed tries the TPM may count for it
 
 
@@ -232,10 +230,9 @@ class Towns:
         try:
             town.survives(place, cut)
         except Exception as e:  # told by the test, with all others
-            said = (
-                f"{e}\n{getattr(e, 'stderr', '')}\n{crash.iotedge_said(town.directory / 'device')}"
-            )
-            return f"--- {place}, {cut.__name__}: {type(e).__name__}: {said}"
+            edge = crash.iotedge_said(town.directory / "device")
+            said = f"{type(e).__name__}: {e}\n{getattr(e, 'stderr', '')}\n{edge}"
+            return f"--- {place}, {cut.__name__}: {said}"
         finally:
             self._free.put(town)
         return ""
@@ -298,5 +295,5 @@ def test_so_it_is_in_other_configurations_and_with_settings_of_the_owner(
     """A sample, and all that is about the owner's settings."""
     towns = Towns(worlds, tmp_path_factory.mktemp("c"), wish, OPERATOR)
     places = [p for n, p in enumerate(towns.places) if "before-tpm" in p.what or n % 20 == 0]
-    towns.survive(list(zip(places, cycle([agent_is_killed, power_fails]), strict=False)))
+    towns.survive(list(zip(places, cycle([power_fails, agent_is_killed]), strict=False)))
     tell(f"{len(places)} kills and power cuts, {wish.auth} and {wish.issued_by}: all survived")
