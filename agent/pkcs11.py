@@ -69,8 +69,8 @@ class Token:
 
 
 def look(directory: Path, label: str, *, below: bytes | None = None) -> Token | None:
-    """The token of this name, or None. Changes nothing, but for the rollback of a transaction that
-    a killed writer left in its journal: SQLite cannot read around one.
+    """The token of this name, or None. Takes no lock, as the module does not wait for one. Changes
+    nothing, but for the rollback of a transaction that a killed writer left in its journal.
 
     `below`: the ESYS_TR of the storage key it must use. Raises TokenForeign if it uses another,
     TokenUnreadable if this is no store or of a version we do not know, TokenBusy, NoPermission.
@@ -87,7 +87,7 @@ def look(directory: Path, label: str, *, below: bytes | None = None) -> Token | 
 def _read(
     path: Path, mode: str, label: str, below: bytes | None, owner: tuple[int, int]
 ) -> Token | None:
-    with rows.opened(path, mode) as db:
+    with rows.read(path, mode) as db:
         if (found := rows.token(db, path, label, below)) is None:
             return None
         return Token(label, found[1], owner, rows.keys(db, found[0]))

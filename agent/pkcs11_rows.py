@@ -4,7 +4,9 @@ Format: tpm2-pkcs11 1.9, schema 8 (`db_init_new` in its db.c; 1.10 calls the sam
 """
 
 import contextlib
+import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ from agent.pkcs11_objects import (
     parse,
 )
 
+SETTLES = 0.5  # seconds
 PATIENCE = 10.0  # seconds for others' locks; a write of the module takes milliseconds
 TABLES = {
     "tokens": "id INTEGER PRIMARY KEY, pid INTEGER NOT NULL, label TEXT UNIQUE,"
@@ -83,6 +86,46 @@ def opened(path: Path, mode: str, begin: str = "BEGIN") -> Iterator[sqlite3.Conn
             db.execute(begin)
             yield db
             db.execute("COMMIT")  # else closing rolls back
+
+
+@contextlib.contextmanager
+def read(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """The store as it is after some transaction, read without a lock if that can be.
+
+    The module has no patience (it sets no busy timeout): a lock of ours, even a reader's, at the
+    moment of its COMMIT makes its C_GenerateKeyPair fail, and leaves its objects in the TPM.
+    """
+    if (data := _unlocked(path)) is None:
+        with opened(path, mode) as db:
+            yield db
+        return
+    with _explained(path), contextlib.closing(sqlite3.connect(":memory:")) as db:
+        if data:
+            db.deserialize(data)
+        yield db
+
+
+def _unlocked(path: Path) -> bytes | None:
+    """The bytes of the file, between two transactions; None if one stays unfinished for too long (a
+    killed writer's), or in WAL mode. A writer's journal is there before it changes the file, and
+    every transaction changes the counter in the header (SQLite's file format, 1.3.7, 4)."""
+    until = time.monotonic() + SETTLES
+    while time.monotonic() < until:
+        before, data, after = _state(path), path.read_bytes(), _state(path)
+        if data[18:20] == b"\2\2":
+            return None
+        if before == after and before[0] == 0 and before[-1] == data[:100]:
+            return data
+        time.sleep(0.005)
+    return None
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    journal = path.with_name(f"{path.name}-journal")
+    unfinished = journal.stat().st_size if journal.exists() else 0
+    with path.open("rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        return unfinished, found.st_ino, found.st_size, found.st_mtime_ns, file.read(100)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,15 +158,24 @@ def test_programs_that_start_meanwhile_do_not_spoil_the_token(device: Device) ->
     assert "never extractable" in device.tool("--list-objects")
 
 
-def test_a_lock_that_is_soon_released_is_waited_for(device: Device) -> None:
+def test_a_look_takes_no_lock_and_waits_for_none(device: Device) -> None:
+    """The module gives up at once where it meets a lock, even a reader's."""
     device.create()
+    with contextlib.closing(sqlite3.connect(device.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert device.look().keys == ()
+
+
+def test_a_look_in_the_middle_of_a_transaction_waits_for_its_end(device: Device) -> None:
+    device.create(device.key("ecc256"))
     with contextlib.closing(sqlite3.connect(device.database, check_same_thread=False)) as other:
         other.isolation_level = None
-        other.execute("BEGIN EXCLUSIVE")
-        threading.Timer(0.3, other.execute, ["COMMIT"]).start()
+        other.execute("BEGIN")
+        other.execute("UPDATE tobjects SET attrs = 'half written'")
+        threading.Timer(0.2, other.execute, ["ROLLBACK"]).start()
         begin = time.monotonic()
-        assert device.look().keys == ()
-        assert time.monotonic() - begin > 0.2
+        assert len(device.look().keys) == 1
+        assert time.monotonic() - begin > 0.1
 
 
 def test_a_lock_that_is_not_released_means_later(
@@ -175,10 +185,9 @@ def test_a_lock_that_is_not_released_means_later(
     device.create(key := device.key("ecc256"))
     with contextlib.closing(sqlite3.connect(device.database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        for attempt in (device.look, lambda: device.put(key)):
-            with pytest.raises(TokenBusy) as refused:
-                attempt()
-            assert "fuser -v" in refused.value.remedy
+        with pytest.raises(TokenBusy) as refused:
+            device.put(replace(key, label="another"))
+        assert "fuser -v" in refused.value.remedy
 
 
 def test_a_module_that_holds_its_own_lock_is_waited_for_and_means_later(
