@@ -92,10 +92,17 @@ def speaks_tls(port: int, trust: Path) -> bool:
 
 def free_port() -> int:
     """A TCP port on 127.0.0.1, below those the kernel hands to outgoing connections, which could
-    take it before the server does."""
+    take it before the server does; ours as long as this process lives, even while nobody listens.
+
+    The sign of that is an abstract Unix socket, because other runs of the lab see it: it is as wide
+    as the ports themselves (a network namespace), and goes with the process (unix(7)).
+    """
     for _ in range(1000):
         port = random.randrange(20000, 32000)  # noqa: S311
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        probe, sign = socket.socket(), socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError), probe, sign:
             probe.bind(("127.0.0.1", port))
+            sign.bind(f"\0tpm2cloud-lab-port-{port}")
+            sign.detach()
             return port
     raise RuntimeError("no free port on 127.0.0.1")
