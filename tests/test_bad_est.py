@@ -199,6 +199,16 @@ def test_come_back_later_is_kept_over_restarts(make_device: MakeDevice, world: W
     assert not (device.state / "enrolment.json").exists()
 
 
+def test_another_ca_is_not_kept_waiting_for(make_device: MakeDevice, world: World) -> None:
+    """What one server asked for does not hold for the one that the operator now names."""
+    device = make_device()
+    with Hostile(world.tls, ways(world, whole(later("3600")))) as server:
+        refused(pointed_at(device, server), 75, "est-pending")
+    device.configure({})
+    done = device.agent("provision")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_clock_that_was_turned_back_does_not_wait_for_ever(
     make_device: MakeDevice, world: World
 ) -> None:
