@@ -145,7 +145,7 @@ def test_an_ek_certificate_is_for_an_ek_and_no_cas() -> None:
 
 
 def judged(*certificates: Certificate) -> list[Certificate]:
-    return x509_issued.issued(certificates, CSR, [ROOT], [ISSUING, MIDDLE], NOW)
+    return x509_issued.issued(certificates, CSR, [ROOT], [ISSUING, MIDDLE], datetime.now(UTC))
 
 
 def test_the_answer_is_found_among_others_and_its_chain_goes_with_it() -> None:
