@@ -75,8 +75,7 @@ def identity(args: argparse.Namespace) -> int:
 
 def show_config(args: argparse.Namespace) -> int:
     for at, value, origin in config.effective(args.config):
-        shown = [str(each) for each in value] if isinstance(value, tuple) else value
-        print(f"{at} = {shown!s}  # {origin}")
+        print(f"{at} = {config.written(value)}  # {origin}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """The configuration: declared once, as frozen dataclasses, with defaults for a stock device."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,6 +61,10 @@ class Tpm:
         ETC / "tpm-roots.d",
     )
     wait: timedelta = timedelta(seconds=30)
+
+    def problems(self) -> Problems:
+        if not self.tcti:
+            yield "tcti", "must not be empty: which TPM is used would be chance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +232,15 @@ def effective(path: Path) -> Iterator[tuple[str, Any, str]]:
     origins = {at: str(leaf.origin) for at, leaf in schema.leaves(tree)}
     for at, value in _walk(config, ""):
         yield at, value, origins.get(at, "default")
+
+
+def written(value: Any) -> str:
+    """A setting as it could stand in the file."""
+    if isinstance(value, timedelta):
+        value = f"{value.total_seconds():g}s"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(written, value))}]"
+    return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
 
 
 def _walk(section: Any, at: str) -> Iterator[tuple[str, Any]]:

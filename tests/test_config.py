@@ -54,6 +54,14 @@ def test_each_setting_names_the_file_it_comes_from(tmp_path: Path) -> None:
     assert told["tpm.tcti"] == "default"
 
 
+def test_settings_are_shown_as_they_could_be_written(tmp_path: Path) -> None:
+    load(tmp_path, GOOD)
+    shown = {at: config.written(v) for at, v, _ in config.effective(tmp_path / "config.toml")}
+    assert shown["tpm.wait"] == '"30s"'
+    assert shown["idevid.require"] == "true"
+    assert shown["tpm.manufacturer_roots"].startswith('["/usr/share/')
+
+
 def test_drop_ins_that_cannot_be_listed_are_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(GOOD)
     (tmp_path / "config.d").write_text("not a directory")
@@ -82,6 +90,7 @@ def test_drop_ins_that_cannot_be_listed_are_not_passed_over(tmp_path: Path) -> N
         ('[idevid]\ntrust = "ca.pem"', "idevid.trust: must be an absolute path, not 'ca.pem'"),
         ('[idevid]\nrequire = "yes"', "idevid.require: must be true or false, not a text"),
         ("[idevid]\nrequire = false", "idevid.require: must be true, for ldevid.est.auth = 'mtls'"),
+        ('[tpm]\ntcti = ""', "tpm.tcti: must not be empty"),
         ("tpm = 3", "tpm: must be a table"),
         ("[device.id]\nx = 1", "device.id: must not be a table"),
         ('[ldevid.ca]\ncertificate = "/c"\nkey = "/k"', "ldevid.ca: give either"),

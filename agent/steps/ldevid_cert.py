@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate, CertificateSigningRequest, load_pem_x509_csr
 
 from agent import config, inputs, store, x509, x509_issued
-from agent.errors import ConfigError, EstPending, IssuedWrong, Later, Refused
+from agent.errors import ConfigError, EstPending, IssuedWrong, Later, Refused, ServerBusy
 from agent.state import State, read_json, write_json
 from agent.steps import Step, idevid, ldevid_key
 from agent.tpm import Tpm
@@ -169,7 +169,7 @@ def _wanted(est: "Est") -> frozenset[str]:
     """The OIDs the CA would like to see (RFC 7030, 4.5.2); a server need not offer any."""
     try:
         return est.csrattrs().oids
-    except Refused:
+    except (Refused, ServerBusy):
         return frozenset()
 
 

@@ -114,7 +114,12 @@ class Chip:
 
     def __str__(self) -> str:
         """Manufacturer and firmware, such as "IFX 7.85"."""
-        maker = self._property(TPM2_PT.MANUFACTURER).to_bytes(4, "big").rstrip(b"\0 ").decode()
+        maker = (
+            self._property(TPM2_PT.MANUFACTURER)
+            .to_bytes(4, "big")
+            .rstrip(b"\0 ")
+            .decode(errors="replace")
+        )
         version = self._property(PT_FIRMWARE_VERSION_1)
         return f"{maker} {version >> 16}.{version & 0xFFFF}"
 

@@ -38,14 +38,8 @@ class Public:
         """A storage key, usable as a parent with its (empty) password, bound to this TPM."""
         wanted = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT | TPMA_OBJECT.USERWITHAUTH
         fixed = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT
-        return self._has(wanted | fixed) and not self.attributes & int(TPMA_OBJECT.SIGN_ENCRYPT)
-
-    @property
-    def fixed(self) -> bool:
-        """Made in this TPM and never able to leave it."""
-        return self._has(
-            TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVEDATAORIGIN
-        )
+        signs = self.attributes & int(TPMA_OBJECT.SIGN_ENCRYPT)
+        return self.key is not None and self._has(wanted | fixed) and not signs
 
     def _has(self, wanted: int) -> bool:
         return self.attributes & int(wanted) == int(wanted)
