@@ -13,7 +13,7 @@ from agent.state import State
 from agent.steps import Step, aziot, preflight
 from agent.steps.ek import ek
 from agent.steps.idevid import idevid
-from agent.steps.ldevid_cert import ldevid_cert
+from agent.steps.ldevid_cert import ldevid_cert, load
 from agent.steps.ldevid_key import ldevid_key
 from agent.steps.srk import srk
 from agent.steps.token import Token, token
@@ -45,7 +45,7 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
     yield srk(tpm, config.tpm.key)
     if config.ldevid is not None:
         ours = Token(config.pkcs11, state)
-        yield ldevid_key(tpm, state.ldevid_key, config.tpm.key, ours.recover)
+        yield ldevid_key(tpm, state.ldevid_key, config.tpm.key, ours.recover, load)
         yield token(tpm, ours, state.ldevid_key)
         yield ldevid_cert(tpm, config.ldevid, config.idevid.trust, state, who)
 

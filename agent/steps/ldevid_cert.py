@@ -139,6 +139,13 @@ def _held(pending: Path, csr: CertificateSigningRequest, url: str) -> Iterator[N
 # --- who issues ---
 
 
+def load() -> None:
+    """What talks to an EST server; most runs need none of it."""
+    import agent.est
+    import agent.http
+    import agent.tpm.provider  # noqa: F401
+
+
 def _by_est(
     tpm: Tpm, conf: config.LdevidEst, idevid_trust: Path, csr: CertificateSigningRequest
 ) -> list[Certificate]:

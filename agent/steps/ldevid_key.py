@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 from agent import store
 from agent.errors import HandleOccupied, LdevidKeyLost
@@ -14,8 +15,12 @@ HANDLE = 0x81000002
 Recover = Callable[[Public], Wrapped | None]
 
 
-def ldevid_key(tpm: Tpm, file: Path, kind: KeyType, recover: Recover) -> Step:
-    """`recover`: the wrapped blobs of a key, if a token still has them though the file is gone."""
+def ldevid_key(
+    tpm: Tpm, file: Path, kind: KeyType, recover: Recover, meanwhile: Callable[[], None]
+) -> Step:
+    """`recover`: the wrapped blobs of a key, if a token still has them though the file is gone.
+    `meanwhile`: what can be got ready, in a thread, while the TPM makes a key: a discrete one
+    takes seconds."""
 
     def done() -> str | None:
         have, kept = tpm.public(HANDLE), read(file)
@@ -37,6 +42,7 @@ def ldevid_key(tpm: Tpm, file: Path, kind: KeyType, recover: Recover) -> Step:
         have = tpm.public(HANDLE)
         key = read(file) or (recover(have) if have else None)
         if key is None:
+            Thread(target=meanwhile).start()
             key = Wrapped(*tpm.create_key(srk.HANDLE, kind), srk.HANDLE)
         store.write(file, to_pem(key))  # before the handle: a key there without blobs is useless
         if have is None:
