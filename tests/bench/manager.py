@@ -36,7 +36,7 @@ def running(directory: Path, tcti: str) -> Iterator[dict[str, str]]:
     env = {"DBUS_SESSION_BUS_ADDRESS": f"unix:path={socket}"} | dict.fromkeys(tools, TCTI)
     bus = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"]
     with process.running(bus, directory / "bus.log", socket.exists):
-        abrmd = ["tpm2-abrmd", "--session", "--allow-root", f"--tcti={tcti}"]
+        abrmd = ["/usr/sbin/tpm2-abrmd", "--session", "--allow-root", f"--tcti={tcti}"]
         log = directory / "abrmd.log"
         manager = process.start(abrmd, log, env={**os.environ, **env})
         try:
