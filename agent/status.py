@@ -10,6 +10,12 @@ from agent.state import State, read_json
 from agent.steps import Step
 
 PROVISIONED, NOT_YET, FAILED, UNKNOWN = 0, 3, 4, os.EX_NOPERM
+SENTENCES = {
+    PROVISIONED: "provisioned",
+    NOT_YET: "not yet provisioned",
+    FAILED: "not provisioned, and needs what the remedy says",
+    UNKNOWN: "in a state that this user may not see",
+}
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,23 @@ def look(steps: Sequence[Step], state: State) -> list[Seen]:
     """Every step; what the last run failed of is told at its step, while that is not done, or
     before them all if it did not come that far."""
     last = read_json(state.failure) or {}
-    seen = [_look(step, last) for step in steps]
+    seen = _once([_look(step, last) for step in steps])
     if last.get("message") and last.get("step") is None and verdict(seen) != PROVISIONED:
         seen.insert(0, _failed("start", last))
     return seen
+
+
+def _once(seen: Sequence[Seen]) -> list[Seen]:
+    """What keeps several steps from being looked at is told at the first of them."""
+    first: dict[str, str] = {}
+    for each in seen:
+        if each.state == "failed":
+            first.setdefault(each.detail, each.step)
+    return [_as(each, first.get(each.detail, each.step)) for each in seen]
+
+
+def _as(seen: Seen, first: str) -> Seen:
+    return seen if first == seen.step else Seen(seen.step, "to do", f"waits, as '{first}' does")
 
 
 def _look(step: Step, last: dict[str, Any]) -> Seen:
@@ -73,4 +92,4 @@ def as_text(seen: Sequence[Seen]) -> Iterator[str]:
         yield f"{each.step:{width}}  {each.state:7}  {each.detail}{code}".rstrip()
         if each.remedy:
             yield f"{'':{width}}           Remedy: {each.remedy}"
-    yield f"This device is {as_json(seen)['state']}."
+    yield f"This device is {SENTENCES[verdict(seen)]}."

@@ -33,7 +33,7 @@ def test_a_user_who_may_not_look_is_told_so(make_device: MakeDevice) -> None:
     device.state.chmod(0o755)
     assert status.returncode == 77, status.stderr
     assert "[no-permission]" in status.stdout
-    assert "This device is unknown." in status.stdout
+    assert "This device is in a state that this user may not see." in status.stdout
     assert (done.returncode, "[no-permission]" in done.stderr) == (77, True), done.stderr
     assert powerless(device, "identity").returncode == 0
     assert "Traceback" not in status.stderr + done.stderr

@@ -103,7 +103,7 @@ def test_status_tells_a_fresh_device_from_a_provisioned_one(make_device: MakeDev
     device = make_device()
     fresh = device.agent("status")
     assert fresh.returncode == 3
-    assert "This device is not yet" in fresh.stdout
+    assert "This device is not yet provisioned." in fresh.stdout
     provisioned(device)
     assert device.agent("status").returncode == 0
 
