@@ -95,7 +95,11 @@ def read(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     The module has no patience (it sets no busy timeout): a lock of ours, even a reader's, at the
     moment of its COMMIT makes its C_GenerateKeyPair fail, and leaves its objects in the TPM.
     """
-    if (data := _unlocked(path)) is None:
+    try:
+        data = _unlocked(path)
+    except OSError:
+        data = None  # SQLite finds out why, and says so in its own words
+    if data is None:
         with opened(path, mode) as db:
             yield db
         return
@@ -121,8 +125,10 @@ def _unlocked(path: Path) -> bytes | None:
 
 
 def _state(path: Path) -> tuple[object, ...]:
-    journal = path.with_name(f"{path.name}-journal")
-    unfinished = journal.stat().st_size if journal.exists() else 0
+    try:
+        unfinished = path.with_name(f"{path.name}-journal").stat().st_size
+    except FileNotFoundError:
+        unfinished = 0
     with path.open("rb", buffering=0) as file:
         found = os.fstat(file.fileno())
         return unfinished, found.st_ino, found.st_size, found.st_mtime_ns, file.read(100)

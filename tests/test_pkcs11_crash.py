@@ -178,6 +178,32 @@ def test_a_look_in_the_middle_of_a_transaction_waits_for_its_end(device: Device)
         assert time.monotonic() - begin > 0.1
 
 
+def test_looks_and_a_busy_writer_do_not_disturb_each_other(device: Device) -> None:
+    """Its journal comes and goes between any two system calls of ours; it waits for no lock."""
+    device.create(device.key("ecc256"))
+    over, failed = threading.Event(), []
+
+    def write() -> None:
+        with contextlib.closing(sqlite3.connect(device.database, timeout=0)) as other:
+            while not over.is_set():
+                try:
+                    with other:
+                        other.execute("INSERT INTO tobjects (tokid, attrs) SELECT 99, 'x'")
+                        other.execute("DELETE FROM tobjects WHERE tokid = 99")
+                except sqlite3.OperationalError as e:
+                    failed.append(e)
+                over.wait(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = {len(device.look().keys) for _ in range(300)}
+    finally:
+        over.set()
+        writer.join()
+    assert (seen, failed) == ({1}, [])
+
+
 def test_a_lock_that_is_not_released_means_later(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
