@@ -16,6 +16,7 @@ Wherever it was, the next run ends as if nothing had happened, and one more has 
 import re
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -23,7 +24,6 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -246,10 +246,15 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[World]]:
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def tell(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     """Into the report of the tests, whatever becomes of their output."""
-    reporter: Any = request.config.pluginmanager.get_plugin("terminalreporter")
-    return lambda text: reporter.write_line(f"\n{text}")
+
+    def write(text: str) -> None:
+        with capfd.disabled():
+            sys.stdout.write(f"\n{text}\n")
+            sys.stdout.flush()
+
+    return write
 
 
 @pytest.fixture(scope="module")
