@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.tpm import Tpm
-from tests.lab import swtpm
+from tests.lab import pki, swtpm
 from tests.lab.device import Device, Wish
 from tests.lab.world import World
 
@@ -37,6 +37,17 @@ def tcti(factory_fresh: Path, tmp_path: Path) -> Iterator[str]:
 def tpm(tcti: str) -> Iterator[Tpm]:
     with Tpm(tcti) as tpm:
         yield tpm
+
+
+@pytest.fixture(scope="module")
+def ca() -> pki.Authority:
+    """Whom clients in a test trust to vouch for its servers; `tls` is such a server's."""
+    return pki.authority("TLS")
+
+
+@pytest.fixture(scope="module")
+def tls(ca: pki.Authority, tmp_path_factory: pytest.TempPathFactory) -> pki.Tls:
+    return ca.server(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="session")

@@ -32,16 +32,6 @@ QUICK = 0.5  # seconds: the deadline where a test waits for it
 FINE = whole(http(200, b"fine"))
 
 
-@pytest.fixture(scope="module")
-def ca() -> pki.Authority:
-    return pki.authority("TLS")
-
-
-@pytest.fixture(scope="module")
-def tls(ca: pki.Authority, tmp_path_factory: pytest.TempPathFactory) -> pki.Tls:
-    return ca.server(tmp_path_factory.mktemp("tls"))
-
-
 @pytest.fixture(autouse=True)
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy of the machine that runs the tests is none of their business."""

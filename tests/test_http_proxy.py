@@ -25,16 +25,6 @@ from tests.lab.hostile import (
 FINE = whole(http(200, b"fine"))
 
 
-@pytest.fixture(scope="module")
-def ca() -> pki.Authority:
-    return pki.authority("TLS")
-
-
-@pytest.fixture(scope="module")
-def tls(ca: pki.Authority, tmp_path_factory: pytest.TempPathFactory) -> pki.Tls:
-    return ca.server(tmp_path_factory.mktemp("tls"))
-
-
 def get(tls: pki.Tls) -> bytes:
     with Hostile(tls, {"it": FINE}) as server, Https(tls.trust) as client:
         return client.request("GET", f"{server.url}/it").body

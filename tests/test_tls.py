@@ -27,16 +27,6 @@ from tests.lab.hostile import (
 FINE = whole(http(200, b"fine"))
 
 
-@pytest.fixture(scope="module")
-def ca() -> pki.Authority:
-    return pki.authority("TLS")
-
-
-@pytest.fixture(scope="module")
-def tls(ca: pki.Authority, tmp_path_factory: pytest.TempPathFactory) -> pki.Tls:
-    return ca.server(tmp_path_factory.mktemp("tls"))
-
-
 # --- whom to trust -------------------------------------------------------------------------------
 
 
