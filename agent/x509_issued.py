@@ -61,6 +61,8 @@ def issue(
 ) -> Certificate:
     """What a CA of a lab does with a CSR. Raises ValueError for a key that is not the CA's."""
     key = load_pem_private_key(ca_key_pem, None)
+    # A PEM key may be of a kind that signs nothing (DH, X25519): it is not the CA's then. The types
+    # below cannot know that.
     if x509.spki(key.public_key()) != x509.spki(ca.public_key()):  # type: ignore[arg-type]
         raise ValueError("the key is not that of the CA certificate")
     now = datetime.now(UTC)

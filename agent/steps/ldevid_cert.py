@@ -143,7 +143,7 @@ def load() -> None:
     """What talks to an EST server; most runs need none of it."""
     import agent.est
     import agent.http
-    import agent.tpm.provider  # noqa: F401
+    import agent.tpm.provider  # noqa: F401  (to be loaded is all)
 
 
 def _by_est(
