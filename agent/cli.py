@@ -35,7 +35,7 @@ def provision(args: argparse.Namespace) -> int:
         inputs.check(conf)
         with _tpm(conf, state.loaded) as tpm:
             plan.run(plan.plan(conf, tpm, state))
-    journal.tell_systemd("READY=1\nSTATUS=provisioned")
+    journal.tell_systemd("STATUS=provisioned")
     return 0
 
 

@@ -7,8 +7,10 @@ AgentError          70  a bug of ours; anything else below is the world's
 ├── Later           75  nobody answered, or "come back later"; systemd retries
 └── Refused         76  a server answered, and the answer was no or made no sense
 
-A class is one code. The remedy is written here, once; `{fields}` in it are filled in by keyword:
-`raise HandleOccupied("cannot ...", handle="0x81000001")`.
+A class is one code. The first line of its docstring is what the code means; it and the remedy are
+written here, once: the manual and the journal's catalog are made from them. `{fields}` of a remedy
+are filled in by keyword: `raise HandleOccupied("cannot ...", handle="0x81000001")`. Each field goes
+into the journal, too, as TPM2CLOUD_HANDLE=: never a secret.
 """
 
 import os
@@ -16,7 +18,7 @@ from collections.abc import Iterator
 
 
 class AgentError(Exception):
-    """A failure we can explain: what happened, and what to do about it."""
+    """This program itself is wrong; the message says what it did not expect."""
 
     code = "internal"
     status = os.EX_SOFTWARE
@@ -26,9 +28,12 @@ class AgentError(Exception):
     def __init__(self, message: str, **fields: object) -> None:
         super().__init__(message)
         self.remedy = type(self).remedy.format(**fields)
+        self.fields = {name: str(value) for name, value in fields.items()}
 
 
 class CsrInvalid(AgentError):
+    """The certificate request that the TPM's key signed does not verify."""
+
     code = "csr-invalid"
     remedy = "The key signed wrongly: report it, with: tpm2_getcap properties-fixed"
 
@@ -37,11 +42,15 @@ class CsrInvalid(AgentError):
 
 
 class ConfigError(AgentError):
+    """The configuration cannot be used; the message lists every problem found in it."""
+
     code, status = "config-invalid", os.EX_CONFIG
     remedy = "Edit the file (README, Configuration), then: tpm2cloud config"
 
 
 class SecretUnreadable(ConfigError):
+    """A password or secret that the configuration asks for cannot be read."""
+
     code = "secret-unreadable"
     remedy = (
         "Provide it as the credential '{name}' (LoadCredential={name}:FILE in the unit), or name a "
@@ -50,26 +59,36 @@ class SecretUnreadable(ConfigError):
 
 
 class TrustUnreadable(ConfigError):
+    """A file or directory of CA certificates cannot be read, or holds none."""
+
     code = "trust-unreadable"
     remedy = "Put the CA certificates, PEM, one or several, into {path}"
 
 
 class ProxyUnusable(ConfigError):
+    """The proxy named in the environment (HTTPS_PROXY) is not a URL."""
+
     code = "proxy-unusable"
     remedy = "Set HTTPS_PROXY (systemctl edit tpm2cloud-firstboot) to http://HOST:PORT"
 
 
 class DeviceIdInvalid(ConfigError):
+    """No legal registration id can be made from device.id on this device."""
+
     code = "device-id-invalid"
     remedy = "Set device.id in the configuration to a text that gives 1 to 64 of [A-Za-z0-9._:-]"
 
 
 class AziotConfigInvalid(ConfigError):
+    """IoT Edge's own config.toml is there, but it is no TOML."""
+
     code = "aziot-config-invalid"
     remedy = "Repair {path}, or move it away: a whole one is then written"
 
 
 class IotedgeMissing(ConfigError):
+    """IoT Edge is not installed: its command or its directory is missing."""
+
     code = "iotedge-missing"
     remedy = (
         "Install IoT Edge (apt install aziot-edge), then: systemctl restart tpm2cloud-firstboot"
@@ -77,22 +96,28 @@ class IotedgeMissing(ConfigError):
 
 
 class ModuleMissing(ConfigError):
+    """The PKCS#11 module that IoT Edge's key service loads is not installed."""
+
     code = "pkcs11-module-missing"
     remedy = "Install it (apt install libtpm2-pkcs11-1), or name it in pkcs11.library"
 
 
 class PathUnusable(ConfigError):
+    """A file or directory cannot be used: what is there is not what must be there."""
+
     code = "path-unusable"
     remedy = "See what is there (ls -ld {path}); if nobody needs it, move it away"
 
 
 class UserMissing(ConfigError):
+    """The user that owns the PKCS#11 store does not exist."""
+
     code = "user-missing"
     remedy = "Install IoT Edge (apt install aziot-edge), or set {setting} to an existing user"
 
 
 class TokenForeign(ConfigError):
-    """A PKCS#11 store or token that somebody else made, for something else."""
+    """Somebody else made the PKCS#11 store or the token, for something else."""
 
     code = "token-foreign"
     remedy = (
@@ -102,6 +127,8 @@ class TokenForeign(ConfigError):
 
 
 class TokenUnreadable(ConfigError):
+    """The PKCS#11 store is damaged, or of a version that is not known."""
+
     code = "token-unreadable"
     remedy = (
         "Is it of a newer tpm2-pkcs11? Else, if tpm2_ptool listtokens cannot read it either, move "
@@ -110,6 +137,8 @@ class TokenUnreadable(ConfigError):
 
 
 class TlsProvider(ConfigError):
+    """The OpenSSL that Python uses cannot work with a key in the TPM."""
+
     code = "tls-provider"
     remedy = (
         "Run it with a Python that uses the system's OpenSSL 3, as Debian's does: "
@@ -118,6 +147,8 @@ class TlsProvider(ConfigError):
 
 
 class TlsCertificateUnusable(ConfigError):
+    """A certificate file does not fit the key in the TPM that goes with it."""
+
     code = "tls-cert-unusable"
     remedy = "{path} must hold this key's certificate, PEM, and after it those of the CAs above it"
 
@@ -126,6 +157,8 @@ class TlsCertificateUnusable(ConfigError):
 
 
 class NoPermission(AgentError):
+    """The user who runs this may not open what it needs."""
+
     code, status = "no-permission", os.EX_NOPERM
     remedy = "Run it as root (sudo), or let this user open {path}"
 
@@ -134,21 +167,29 @@ class NoPermission(AgentError):
 
 
 class TpmError(AgentError):
+    """The TPM answers with an error that has no code of its own here."""
+
     code, status = "tpm-error", os.EX_UNAVAILABLE
     remedy = "Power the device off and on; if it stays, look up the code with: tpm2_rc_decode {rc}"
 
 
 class TpmUnavailable(TpmError):
+    """No TPM answers where tpm.tcti says that there is one."""
+
     code = "tpm-unavailable"
     remedy = "Check tpm.tcti, that the TPM is enabled (firmware, device tree), and: ls -l /dev/tpm*"
 
 
 class TpmLockout(TpmError):
+    """The TPM is in dictionary-attack lockout, after too many wrong passwords."""
+
     code = "tpm-lockout"
     remedy = "Wait for the lockout to expire, or: tpm2_dictionarylockout --clear-lockout"
 
 
 class TpmAuth(TpmError):
+    """A hierarchy of the TPM has a password, and it is missing or wrong."""
+
     code = "tpm-auth"
     remedy = (
         "The owner or endorsement hierarchy has a password: provide it as the credential "
@@ -157,6 +198,8 @@ class TpmAuth(TpmError):
 
 
 class NvLocked(TpmError):
+    """An NV index of the TPM may be read by nobody but the platform."""
+
     code = "nv-locked"
     remedy = (
         "The factory must define {index} as readable by others too: ownerread|authread|no_da. "
@@ -165,11 +208,15 @@ class NvLocked(TpmError):
 
 
 class TpmDisabled(TpmError):
+    """A hierarchy of the TPM is switched off."""
+
     code = "tpm-hierarchy-disabled"
     remedy = "Enable the storage and endorsement hierarchies in the firmware set-up"
 
 
 class TpmPssSalt(TpmError):
+    """The TPM signs RSA-PSS with a salt of a length that TLS does not allow."""
+
     code = "tpm-pss-salt"
     remedy = (
         "Use ECC keys with this TPM, or update its firmware: its RSA signatures do not suit TLS"
@@ -177,11 +224,15 @@ class TpmPssSalt(TpmError):
 
 
 class TpmFull(TpmError):
+    """The TPM has no room left for another key or object."""
+
     code = "tpm-full"
     remedy = "See what fills it: tpm2_getcap handles-persistent handles-transient handles-nv-index"
 
 
 class HandleOccupied(TpmError):
+    """The TPM holds a foreign object at a handle that this device needs."""
+
     code = "handle-occupied"
     remedy = (
         "Find out whose it is: tpm2_readpublic -c {handle}. If nobody needs it: "
@@ -190,6 +241,8 @@ class HandleOccupied(TpmError):
 
 
 class LdevidKeyLost(TpmError):
+    """The TPM holds a key at the LDevID's handle that is not known on this disk."""
+
     code = "ldevid-key-lost"
     remedy = (
         "If the key at {handle} was this device's LDevID in an earlier life: "
@@ -198,6 +251,8 @@ class LdevidKeyLost(TpmError):
 
 
 class KeyOfAnotherTpm(TpmError):
+    """The LDevID key on this disk belongs to another TPM, or to this one before a clear."""
+
     code = "key-of-another-tpm"
     remedy = (
         "The TPM was cleared, or this disk comes from another device: to begin anew, move "
@@ -206,6 +261,8 @@ class KeyOfAnotherTpm(TpmError):
 
 
 class TokenPinsLost(TpmError):
+    """The PKCS#11 token is there, but its PINs are not known on this disk."""
+
     code = "token-pins-lost"
     remedy = (
         "If nothing else uses the token, move '{path}' away, and a new one is made; the keys in it "
@@ -214,46 +271,64 @@ class TokenPinsLost(TpmError):
 
 
 class EkCertificateAbsent(TpmError):
+    """The TPM holds no EK certificate, so its maker cannot vouch for it."""
+
     code = "ek-cert-absent"
     remedy = "This TPM has no EK certificate: ask its maker for one, or use a TPM that has"
 
 
 class EkCertificateInvalid(TpmError):
+    """An EK certificate in the TPM is garbled, or is for something else."""
+
     code = "ek-cert-invalid"
     remedy = "Look at it: tpm2_nvread {index} | openssl x509 -inform der -text; ask the TPM's maker"
 
 
 class EkCertificateMismatch(TpmError):
+    """The EK certificate in the TPM is not for the EK that the TPM makes."""
+
     code = "ek-cert-mismatch"
     remedy = "The certificate is another TPM's: do not trust this device; ask its maker"
 
 
 class EkCertificateUntrusted(TpmError):
+    """No trusted TPM maker has issued the EK certificate."""
+
     code = "ek-cert-untrusted"
     remedy = "If you trust this maker, put its root into a directory of tpm.manufacturer_roots"
 
 
 class IdevidAbsent(TpmError):
+    """The TPM holds no IDevID key, or no certificate for it."""
+
     code = "idevid-absent"
     remedy = "This device did not go through the factory step; or set idevid.require = false"
 
 
 class IdevidMismatch(TpmError):
+    """The IDevID certificate in the TPM is not for the IDevID key."""
+
     code = "idevid-mismatch"
     remedy = "Key 0x81020000 and certificate 0x01C90000 do not belong together: back to the factory"
 
 
 class IdevidInvalid(TpmError):
+    """The IDevID certificate is garbled, or its key does not sign."""
+
     code = "idevid-invalid"
     remedy = "Look at it: tpm2_nvread -C p 0x01C90000 | openssl x509 -inform der -text"
 
 
 class IdevidUntrusted(TpmError):
+    """No CA in idevid.trust has issued the IDevID certificate."""
+
     code = "idevid-untrusted"
     remedy = "If this maker is yours, put its CA into the file that idevid.trust names"
 
 
 class IdevidExpired(TpmError):
+    """The IDevID certificate is no longer valid."""
+
     code = "idevid-expired"
     remedy = "Check the clock (timedatectl); else the IDevID must be issued anew at the factory"
 
@@ -262,7 +337,10 @@ class IdevidExpired(TpmError):
 
 
 class Later(AgentError):
-    """`seconds`: how long the server asked us to stay away, or None."""
+    """Something that takes time is not finished yet.
+
+    `seconds`: how long the server asked us to stay away, or None.
+    """
 
     code, status = "later", os.EX_TEMPFAIL
     remedy = "Nothing to do: it is tried again"
@@ -273,42 +351,59 @@ class Later(AgentError):
 
 
 class Busy(Later):
+    """Another run of tpm2cloud holds the state directory."""
+
     code = "busy"
     remedy = "Another run is at work; wait for it: systemctl status tpm2cloud-firstboot"
 
 
 class TokenBusy(Later):
+    """Another program is writing to the PKCS#11 store."""
+
     code = "token-busy"
     remedy = "See who uses it: fuser -v {path}; it is tried again"
 
 
 class ClockImplausible(Later):
+    """The clock says a time that cannot be: a file or certificate here is newer."""
+
     code = "clock-implausible"
     remedy = "Set the clock (timedatectl set-ntp true); it is tried again"
 
 
 class DiskFull(Later):
+    """A file cannot be written: the disk is full, or fails."""
+
     code = "disk-full"
     remedy = "Make room, or look at the disk's health: df -h $(dirname {path}); dmesg"
 
 
 class Unreachable(Later):
+    """A server cannot be reached."""
+
     code = "unreachable"
     remedy = "Check network, DNS and firewall between here and {host}; it is tried again"
 
 
 class TimedOut(Unreachable):
+    """A server takes too long to answer."""
+
     code = "timed-out"
     remedy = "Is {host} overloaded, or does a firewall swallow packets? It is tried again"
 
 
 class ReplyTruncated(Unreachable):
+    """A server's answer ends in the middle."""
+
     code = "reply-truncated"
     remedy = "Look at the network and the proxies between here and {host}; it is tried again"
 
 
 class TlsDates(Later):
-    """Later, not Refused: the usual cause is our own clock, which heals by itself."""
+    """A server's certificate is not valid now, by the clock of this device.
+
+    Later, not Refused: the usual cause is our own clock, which heals by itself.
+    """
 
     code = "tls-dates"
     remedy = (
@@ -318,23 +413,29 @@ class TlsDates(Later):
 
 
 class ServerBusy(Later):
-    """429, 5xx: the server is there, and has trouble of its own."""
+    """A server is there, and has trouble of its own (429, 5xx)."""
 
     code = "server-busy"
     remedy = "Tell whoever runs {host}; it is tried again"
 
 
 class EstPending(Later):
+    """The CA has the request, and has not decided yet."""
+
     code = "est-pending"
     remedy = "The CA wants to approve this device first (RFC 7030, 4.2.3); it is tried again"
 
 
 class IotedgeFailed(Later):
+    """A command of IoT Edge (iotedge config apply, iotedge system reprovision) fails."""
+
     code = "iotedge-failed"
     remedy = "Look at: iotedge check; journalctl -u aziot-identityd -u aziot-certd -u aziot-keyd"
 
 
 class NotProvisioned(Later):
+    """IoT Edge has the configuration, but does not report this device as provisioned."""
+
     code = "not-provisioned"
     remedy = (
         "Look at: journalctl -u aziot-identityd. Is the CA of the operational certificate enrolled "
@@ -346,11 +447,15 @@ class NotProvisioned(Later):
 
 
 class Refused(AgentError):
+    """A server refuses, for a reason that has no code of its own here."""
+
     code, status = "refused", os.EX_PROTOCOL
     remedy = "Look at the log of {host}"
 
 
 class TlsUntrusted(Refused):
+    """No trusted CA has issued the certificate that a server shows."""
+
     code = "tls-untrusted"
     remedy = (
         "{host} shows a certificate that '{trust}' does not vouch for. Wrong server, interception, "
@@ -359,91 +464,125 @@ class TlsUntrusted(Refused):
 
 
 class TlsName(Refused):
+    """The certificate that a server shows is for another name."""
+
     code = "tls-name"
     remedy = "{host} shows a certificate for another name: check the URL, and the server's own"
 
 
 class TlsClientRefused(Refused):
+    """A server does not accept the certificate that this device shows."""
+
     code = "tls-client-refused"
     remedy = "{host} does not accept our client certificate: does it trust the CA that issued it?"
 
 
 class TlsFailed(Refused):
+    """A server and this device cannot agree on TLS."""
+
     code = "tls-failed"
     remedy = "Does {host} speak TLS 1.2 or newer on this port? Does it want a client certificate?"
 
 
 class HttpGarbled(Refused):
+    """A server's answer is not HTTP."""
+
     code = "http-garbled"
     remedy = "Is {host} an HTTPS server, and is nothing in between that rewrites replies?"
 
 
 class EstUnauthorized(Refused):
+    """The EST server does not accept this device's credential (401)."""
+
     code = "est-unauthorized"
     remedy = "{host} does not accept our credential: check ldevid.est.auth and the credential"
 
 
 class EstForbidden(Refused):
+    """The EST server does not issue to this device (403)."""
+
     code = "est-forbidden"
     remedy = "{host} knows this device, but will not issue: ask whoever runs the CA"
 
 
 class EstNotFound(Refused):
+    """There is no EST server at this path (404)."""
+
     code = "est-not-found"
     remedy = "Check the path of the EST URL, such as https://HOST/.well-known/est[/LABEL]"
 
 
 class EstBadRequest(Refused):
+    """The EST server rejects the certificate request (400, 415, 422)."""
+
     code = "est-bad-request"
     remedy = "The CA did not like our request; its log tells why. Does it allow this key type?"
 
 
 class EstRefused(Refused):
+    """The EST server refuses, with a status that has no code of its own here."""
+
     code = "est-refused"
     remedy = "Look at the log of {host}"
 
 
 class EstRedirected(Refused):
+    """The EST server sends this device to another address, where it does not go."""
+
     code = "est-redirected"
     remedy = "Set the EST URL to where the server really is; it sent us to '{location}'"
 
 
 class EstGarbled(Refused):
+    """The EST server's answer makes no sense."""
+
     code = "est-garbled"
     remedy = "Is {host} an EST server, and is nothing in between that rewrites replies?"
 
 
 class ReplyTooLarge(Refused):
+    """A server's answer is larger than any that makes sense."""
+
     code = "reply-too-large"
     remedy = "Is {host} an EST server? No reply of one is that large"
 
 
 class IssuedWrong(Refused):
-    """A certificate came back, but not the one that was asked for."""
+    """The CA issued a certificate, but not one that was asked for."""
 
     code = "issued-wrong"
     remedy = "The CA's profile for these devices must be corrected; the certificate was discarded"
 
 
 class IssuedForAnotherKey(IssuedWrong):
+    """The certificate that the CA issued is for another key."""
+
     code = "issued-for-another-key"
 
 
 class IssuedByAnother(IssuedWrong):
+    """The certificate that came back is not issued by the CA that is trusted to do so."""
+
     code = "issued-by-another-ca"
     remedy = "If this CA is meant, add its root to the file that the trust setting names"
 
 
 class IssuedWithWrongName(IssuedWrong):
+    """The certificate that the CA issued is for another name than this device's."""
+
     code = "issued-with-wrong-name"
 
 
 class IssuedWithWrongDates(IssuedWrong):
+    """The certificate that the CA issued is not valid now."""
+
     code = "issued-with-wrong-dates"
     remedy = "Check the clock here (timedatectl) and at the CA; the certificate was discarded"
 
 
 class IssuedAsCa(IssuedWrong):
+    """The certificate that the CA issued would make this device a CA."""
+
     code = "issued-as-ca"
 
 

@@ -54,7 +54,12 @@ def run(steps: Sequence[Step]) -> None:
     """Look, act, look again."""
     width = max(len(step.name) for step in steps)
     for step in steps:
-        journal.tell_systemd(f"STATUS={step.name}")
+        # `iotedge config apply` starts services, and even asking whether IoT Edge is provisioned
+        # does (by their sockets). They are ordered after our unit, so systemd holds them back until
+        # we are ready: were that said at the end, each would wait for the other. So a run is ready
+        # when all that is local is done, and it is IoT Edge's turn.
+        ready = "READY=1\n" if step is steps[-1] else ""
+        journal.tell_systemd(f"{ready}STATUS={step.name}")
         started = time.monotonic()
         what, evidence = at(step, partial(_run, step))
         took = time.monotonic() - started
