@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from agent import __version__, config, credentials, deviceid, journal, store
+from agent import __version__, config, credentials, deviceid, events, journal, store
 from agent.errors import AgentError
 from agent.state import State, write_json
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 def provision(args: argparse.Namespace) -> int:
     from agent import inputs, plan
 
-    conf, state = config.load(args.config), _state()
+    started, conf, state = time.monotonic(), config.load(args.config), _state()
     if args.dry_run:
         inputs.check(conf)
         return _dry_run(conf, state)
@@ -36,6 +37,10 @@ def provision(args: argparse.Namespace) -> int:
         with _tpm(conf, state.loaded) as tpm:
             plan.run(plan.plan(conf, tpm, state))
     journal.tell_systemd("STATUS=provisioned")
+    if journal.on_journal():  # on a terminal, the steps have just said so
+        seconds = f"{time.monotonic() - started:.2f}"
+        about = journal.about(events.PROVISIONED, seconds=seconds)
+        log.info("This device is provisioned (%s s).", seconds, extra=about)
     return 0
 
 
@@ -107,7 +112,8 @@ def _remembered(state: State) -> Iterator[None]:
         try:
             write_json(state.failure, told, mode=0o644)
         except AgentError as unwritten:
-            log.warning("%s, ignoring: status will not know of this", unwritten)
+            about = journal.about(events.FAILURE_NOT_KEPT, **unwritten.fields)
+            log.warning("%s, ignoring: status will not know of this", unwritten, extra=about)
         raise
     if store.exists(state.failure):
         store.remove(state.failure)
@@ -159,13 +165,20 @@ def _main() -> int:
     try:
         return int(args.verb(args))
     except AgentError as e:
-        at = f"{e.step}: " if e.step else ""
-        log.error("%s%s [%s]", at, e, e.code, exc_info=args.debug)
-        log.error("Remedy: %s", e.remedy)
-        journal.tell_systemd(journal.one_line(f"STATUS={at}{e} [{e.code}]"))
+        _explain(e)
         return e.status
     except KeyboardInterrupt:
         return 130
+
+
+def _explain(e: AgentError) -> None:
+    """Two lines on a terminal; in the journal one entry, which `journalctl -x` explains."""
+    log.debug("where it happened:", exc_info=e)
+    fields = {**e.fields, "step": e.step or "start", "code": e.code, "remedy": e.remedy}
+    about = journal.about(events.failed(type(e)), **fields)
+    at = f"{e.step}: " if e.step else ""
+    log.error("%s%s [%s]\nRemedy: %s", at, e, e.code, e.remedy, extra=about)
+    journal.tell_systemd(journal.one_line(f"STATUS={at}{e} [{e.code}]"))
 
 
 if __name__ == "__main__":

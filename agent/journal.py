@@ -2,11 +2,28 @@
 
 import logging
 import os
+import re
+import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import sdnotify
 
+from agent.events import Event
+
+SOCKET = Path("/run/systemd/journal/socket")
+CGROUP = Path("/proc/self/cgroup")
 SYSLOG = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+
+UNIT = re.compile(r"/([^/\n]+\.service)(?=/|$)", re.MULTILINE)
+
+
+def about(event: Event | None, /, **fields: object) -> dict[str, object]:
+    """For `extra=`: what event a message is, and its fields: `handle=` becomes TPM2CLOUD_HANDLE=.
+    Whoever reads the journal reads them: never a secret."""
+    return {"event": event, "fields": fields}
 
 
 class Prefixed(logging.Formatter):
@@ -17,11 +34,67 @@ class Prefixed(logging.Formatter):
         return "\n".join(prefix + line for line in super().format(record).splitlines())
 
 
+class Journal(logging.Handler):
+    """Entries with fields (systemd.io/JOURNAL_NATIVE_PROTOCOL). What cannot be sent so, goes to
+    `spare` instead: journald is away, the entry is too large for a datagram, or it cannot even be
+    formatted, which is told there."""
+
+    def __init__(self, spare: logging.Handler, path: Path = SOCKET) -> None:
+        super().__init__()
+        self.spare, self.path, self.unit = spare, path, unit(CGROUP)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            entry = datagram(record, self.format(record), self.unit)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+                journald.sendto(entry, str(self.path))
+        except Exception:
+            self.spare.handle(record)
+
+
+def datagram(record: logging.LogRecord, message: str, unit: str | None) -> bytes:
+    """KEY=value lines; a value of several lines comes after its length (64 bits, little endian)."""
+    return b"".join(_line(key, value) for key, value in _fields(record, message, unit))
+
+
+def _line(key: str, value: str) -> bytes:
+    data = value.encode(errors="backslashreplace")  # as stderr does
+    if b"\n" not in data:
+        return key.encode() + b"=" + data + b"\n"
+    return key.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
+
+
+def _fields(record: logging.LogRecord, message: str, unit: str | None) -> Iterator[tuple[str, str]]:
+    yield "MESSAGE", message
+    yield "PRIORITY", str(SYSLOG.get(record.levelno, 6))
+    yield "SYSLOG_IDENTIFIER", "tpm2cloud"
+    yield "CODE_FILE", record.pathname
+    yield "CODE_LINE", str(record.lineno)
+    yield "CODE_FUNC", str(record.funcName)
+    event: Event | None = getattr(record, "event", None)
+    if event:
+        yield "MESSAGE_ID", event.message_id
+    if unit:
+        yield "OBJECT_SYSTEMD_UNIT", unit
+    for name, value in getattr(record, "fields", {}).items():
+        yield f"TPM2CLOUD_{name.upper()}", str(value)
+
+
+def unit(cgroup: Path) -> str | None:
+    """The service that we are. journald looks it up in /proc when it comes to read an entry, and a
+    short run is over by then; `journalctl -u` takes the word of root for it, too."""
+    try:
+        found = UNIT.findall(cgroup.read_text())
+    except OSError:
+        return None
+    return found[-1] if found else None
+
+
 def setup(*, debug: bool = False) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter((Prefixed if on_journal() else logging.Formatter)("%(message)s"))
     own = logging.getLogger("agent")
-    own.addHandler(handler)
+    own.addHandler(Journal(handler) if on_journal() else handler)
     own.setLevel(logging.DEBUG if debug else logging.INFO)
     own.propagate = False
 

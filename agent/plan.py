@@ -9,6 +9,7 @@ from typing import TypeVar
 from agent import deviceid, inputs, journal
 from agent.config import Config
 from agent.errors import AgentError
+from agent.events import STEP_ALREADY_DONE, STEP_DONE, Event
 from agent.state import State
 from agent.steps import Step, aziot, preflight
 from agent.steps.ek import ek
@@ -61,9 +62,11 @@ def run(steps: Sequence[Step]) -> None:
         ready = "READY=1\n" if step is steps[-1] else ""
         journal.tell_systemd(f"{ready}STATUS={step.name}")
         started = time.monotonic()
-        what, evidence = at(step, partial(_run, step))
+        event, what, evidence = at(step, partial(_run, step))
         took = time.monotonic() - started
-        log.info("%-*s %6.2f s  %s: %s", width, step.name, took, what, evidence)
+        fields = {"step": step.name, "seconds": f"{took:.3f}", "evidence": evidence}
+        about = journal.about(event, **fields)
+        log.info("%-*s %6.2f s  %s: %s", width, step.name, took, what, evidence, extra=about)
 
 
 def at(step: Step, act: Callable[[], T]) -> T:
@@ -75,11 +78,11 @@ def at(step: Step, act: Callable[[], T]) -> T:
         raise
 
 
-def _run(step: Step) -> tuple[str, str]:
+def _run(step: Step) -> tuple[Event, str, str]:
     if was := step.done():
-        return "already done", was
+        return STEP_ALREADY_DONE, "already done", was
     journal.tell_systemd(f"STATUS={step.name}: at work")
     step.apply()
     if now := step.done():
-        return "done", now
+        return STEP_DONE, "done", now
     raise AgentError(f"cannot complete '{step.name}': applied, but still not done")

@@ -36,7 +36,8 @@ ALLOWED = {
     "aziot": {"errors"},
     "schema": {"errors"},
     "config": {"errors", "schema"},
-    "journal": set(),
+    "events": {"errors"},
+    "journal": {"events"},
 }
 
 

@@ -1,0 +1,76 @@
+"""What is worth a MESSAGE_ID: programs wait for these, and `journalctl -x` explains them."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from agent.errors import AgentError
+
+NAMESPACE = "1145d031-852e-434c-9419-f541cf6b8b29"
+NEED_A_PERSON = {os.EX_UNAVAILABLE, os.EX_NOPERM, os.EX_CONFIG}  # the unit: RestartPrevent...
+AGAIN = "systemd runs the service again in a while, for as long as it takes."
+PERSON = (
+    "The service does not run again before somebody did what the remedy says, and then: "
+    "systemctl restart tpm2cloud-firstboot"
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One kind of journal entry. What it says of itself goes into the journal's catalog, which puts
+    the field TPM2CLOUD_STEP of the entry in the place of @TPM2CLOUD_STEP@."""
+
+    name: str  # its MESSAGE_ID is made of it, and somebody relies on that: never change one
+    subject: str
+    meaning: str
+
+    @property
+    def message_id(self) -> str:
+        from uuid import UUID, uuid5  # 3 ms, for the journal alone
+
+        return uuid5(UUID(NAMESPACE), self.name).hex
+
+
+STEP_DONE = Event(
+    "step-done",
+    "@TPM2CLOUD_STEP@ is done",
+    "Something was missing, was made, and is there now: @TPM2CLOUD_EVIDENCE@",
+)
+STEP_ALREADY_DONE = Event(
+    "step-already-done",
+    "@TPM2CLOUD_STEP@ was already done",
+    "There was nothing to do, and nothing was changed: @TPM2CLOUD_EVIDENCE@",
+)
+PROVISIONED = Event(
+    "provisioned",
+    "This device is provisioned",
+    "Every step is done, and IoT Edge's identity service confirms it. An entry like this is "
+    "written at each boot; whether there was something to do, the entries of the steps tell.",
+)
+FAILURE_NOT_KEPT = Event(
+    "failure-not-kept",
+    "A failure cannot be remembered",
+    "Why a run stopped is kept in the state directory, for 'tpm2cloud status'; this could not be "
+    "written. The failure itself is told in the next entry.",
+)
+
+
+def every_event() -> list[Event]:
+    """Those above; failures have one each, see failed()."""
+    return [each for each in globals().values() if isinstance(each, Event)]
+
+
+def failed(kind: type[AgentError]) -> Event:
+    """The event that a run stopped with this error: its meaning, its remedy, and what is next."""
+    remedy = re.sub(r"{(\w+)}", lambda field: f"@TPM2CLOUD_{field[1].upper()}@", kind.remedy)
+    after = PERSON if kind.status in NEED_A_PERSON else AGAIN
+    return Event(
+        f"failed-{kind.code}",
+        f"@TPM2CLOUD_STEP@ failed with {kind.code}",
+        f"{meaning(kind)}\n\nRemedy: {remedy}\n\n{after}",
+    )
+
+
+def meaning(kind: type[AgentError]) -> str:
+    """The first line of its docstring."""
+    return str(kind.__doc__).partition("\n")[0]
