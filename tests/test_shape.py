@@ -34,6 +34,7 @@ ALLOWED = {
     "toml_edit": {"errors"},
     "aziot_config": {"errors", "toml_edit"},
     "aziot": {"errors"},
+    "aziot_identity": {"errors", "aziot"},
     "schema": {"errors"},
     "config": {"errors", "schema"},
     "events": {"errors"},

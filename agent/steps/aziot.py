@@ -1,18 +1,19 @@
 """IoT Edge: its configuration file, and that it really is provisioned with it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeGuard
 
-from agent import aziot, aziot_config, config, credentials, inputs, store
+from agent import aziot, aziot_config, aziot_identity, config, credentials, inputs, store
 from agent.config import Config
-from agent.errors import IotedgeMissing, ModuleMissing, SecretUnreadable
+from agent.errors import IotedgeMissing, ModuleMissing, NotProvisioned, SecretUnreadable
 from agent.state import State, read_json, write_json
 from agent.steps import Step
 from agent.steps.token import KEY, Token
 
 Who = Callable[[], str]
-Known = Mapping[str, str]  # secrets by what they are: 'password', 'owner', 'endorsement'
+Secrets = Mapping[str, str]  # by what they are: 'password', 'owner', 'endorsement'
 
 
 def configuration(conf: Config, state: State, who: Who) -> Step:
@@ -48,11 +49,11 @@ def registration(conf: Config, state: State, who: Who) -> Step:
     """
 
     def done() -> str | None:
-        kept, file = read_json(state.registration), store.read(_file(conf))
-        if not kept or not file or kept.get("config") != sha256(file).hexdigest():
+        file = store.read(_file(conf))
+        if not file or not _was_applied(file, state):
             return None
-        now = aziot.provisioning(conf.aziot.identity_socket)
-        if isinstance(now, str) or not _is_ours(now, conf, who()):
+        now = aziot_identity.provisioning(conf.aziot.identity_socket)
+        if not _is_ours(now, conf, who()):
             return None
         return f"device '{now.device_id}' at hub '{now.hub}'"
 
@@ -60,13 +61,40 @@ def registration(conf: Config, state: State, who: Who) -> Step:
         file = store.read(_file(conf)) or b""
         desired = _desired(conf, state, who())
         secrets = desired.secrets() if desired else frozenset()
+        if _was_applied(file, state) and _is_ours(_patiently(conf, who(), secrets), conf, who()):
+            return
         seconds = conf.aziot.timeout.total_seconds()
         aziot.apply(secrets, seconds)
         aziot.reprovision(secrets, seconds)
-        aziot.confirm(who(), conf.dps.id_scope, conf.aziot.identity_socket, seconds)
+        aziot_identity.confirm(who(), conf.dps.id_scope, conf.aziot.identity_socket, seconds)
         write_json(state.registration, {"config": sha256(file).hexdigest()}, mode=0o644)
 
     return Step("registration", done, apply)
+
+
+def _was_applied(file: bytes, state: State) -> bool:
+    """IoT Edge was provisioned with just this configuration once."""
+    kept = read_json(state.registration)
+    return kept is not None and kept.get("config") == sha256(file).hexdigest()
+
+
+def _patiently(conf: Config, who: str, secrets: Collection[str]) -> aziot_identity.Known:
+    """What the identity service of a device that was provisioned says.
+
+    To reprovision is to forget first: whoever cannot say who it is may be slow, at a boot most of
+    all, or down, and still be somebody. So it is waited for, then restarted and waited for again.
+    Raises NotProvisioned if it says nothing even then.
+    """
+    at, seconds = conf.aziot.identity_socket, conf.aziot.timeout.total_seconds()
+    found = aziot_identity.answer(at, seconds)
+    if not found.settled:
+        aziot.apply(secrets, seconds)
+        found = aziot_identity.answer(at, seconds)
+    if not found.settled:
+        raise NotProvisioned(
+            f"cannot confirm that '{who}' is still provisioned: {found}", registration_id=who
+        )
+    return found
 
 
 def _file(conf: Config) -> Path:
@@ -76,7 +104,11 @@ def _file(conf: Config) -> Path:
         return path.resolve() if path.is_symlink() else path
 
 
-def _is_ours(now: aziot.Provisioning, conf: Config, who: str) -> bool:
+def _is_ours(
+    now: aziot_identity.Known, conf: Config, who: str
+) -> TypeGuard[aziot_identity.Provisioning]:
+    if isinstance(now, aziot_identity.Unknown):
+        return False
     return (now.registration_id, now.id_scope) == (who, conf.dps.id_scope)
 
 
@@ -97,7 +129,7 @@ def _desired(
     return _by_certificate(conf, state, who, known)
 
 
-def _by_ek(conf: Config, who: str, known: Known) -> aziot_config.Desired:
+def _by_ek(conf: Config, who: str, known: Secrets) -> aziot_config.Desired:
     auths = {
         name: credentials.optional(f"tpm-{name}-auth") or known.get(name, "").encode()
         for name in ("owner", "endorsement")
@@ -116,7 +148,7 @@ def _by_ek(conf: Config, who: str, known: Known) -> aziot_config.Desired:
 
 
 def _by_certificate(
-    conf: Config, state: State, who: str, known: Known
+    conf: Config, state: State, who: str, known: Secrets
 ) -> aziot_config.Desired | None:
     operational = conf.operational
     pins = Token(conf.pkcs11, state).pins()
@@ -138,7 +170,9 @@ def _by_certificate(
     )
 
 
-def _est(conf: config.Operational, ldevid: aziot_config.KeyPair, known: Known) -> aziot_config.Est:
+def _est(
+    conf: config.Operational, ldevid: aziot_config.KeyPair, known: Secrets
+) -> aziot_config.Est:
     auth: aziot_config.Basic | aziot_config.KeyPair = ldevid
     if conf.auth == "basic":
         password = _password(conf, known)
@@ -147,7 +181,7 @@ def _est(conf: config.Operational, ldevid: aziot_config.KeyPair, known: Known) -
     return aziot_config.Est(url=conf.url or "", auth=auth, trust=(conf.trust,), renewal=renewal)
 
 
-def _password(conf: config.Operational, known: Known) -> str:
+def _password(conf: config.Operational, known: Secrets) -> str:
     try:
         return inputs.operational_password(conf)
     except SecretUnreadable:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agent import aziot
+from agent import aziot_identity
 from tests.bench import manager, meter, strace
 from tests.lab import cryptoki, pki
 from tests.lab.device import Device, Wish
@@ -160,9 +160,9 @@ class Bench:
 
     def _check(self) -> None:
         """Both did the job: the identity service and the provisioning service say so."""
-        found = aziot.provisioning(self.device.socket)
+        found = aziot_identity.provisioning(self.device.socket)
         name = self.device.wish.id
-        if isinstance(found, str) or found.device_id != name:
+        if isinstance(found, aziot_identity.Unknown) or found.device_id != name:
             raise RuntimeError(f"{self.side.name}: not provisioned: {found}")
         if not self.device.world.dps.assigned(name):
             raise RuntimeError(f"{self.side.name}: nobody registered '{name}'")
