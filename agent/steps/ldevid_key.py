@@ -1,5 +1,6 @@
 """The LDevID key: made once below the SRK, kept at its handle, its wrapped blobs kept in a file."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -11,6 +12,7 @@ from agent.tpm import Public, Tpm
 from agent.tpm.keyfile import Wrapped, from_pem, to_pem
 from agent.tpm.templates import KeyType
 
+log = logging.getLogger(__name__)
 HANDLE = 0x81000002
 Recover = Callable[[Public], Wrapped | None]
 
@@ -20,23 +22,20 @@ def ldevid_key(
 ) -> Step:
     """`recover`: the wrapped blobs of a key, if a token still has them though the file is gone.
     `meanwhile`: what can be got ready, in a thread, while the TPM makes a key: a discrete one
-    takes seconds."""
+    takes seconds.
+
+    Where the device was flashed anew, the TPM still has the key of its earlier life, which nobody
+    can use any more: without its blobs it gets into no token. If it bears our mark, a new one takes
+    its place; the new one is safe on disk by then, so a power cut between the two changes nothing.
+    """
 
     def done() -> str | None:
         have, kept = tpm.public(HANDLE), read(file)
-        if have is None or (kept is None and recover(have)):
-            return None
-        if kept is None:
-            raise LdevidKeyLost(
-                f"cannot use the key at {HANDLE:#x}: it is not known here, and '{file}', where its "
-                "blobs would be, is missing or damaged",
-                handle=hex(HANDLE),
-            )
-        if have.blob != kept.public:
-            raise HandleOccupied(
-                f"cannot use {HANDLE:#x}: it holds another key than '{file}'", handle=hex(HANDLE)
-            )
-        return f"{HANDLE:#x} {have}"
+        if have is not None and kept is not None and have.blob == kept.public:
+            return f"{HANDLE:#x} {have}"
+        if have is not None and not have.ours and not (kept is None and recover(have)):
+            raise _foreign(kept, file)
+        return None
 
     def apply() -> None:
         have = tpm.public(HANDLE)
@@ -45,11 +44,30 @@ def ldevid_key(
             Thread(target=meanwhile).start()
             key = Wrapped(*tpm.create_key(srk.HANDLE, kind), srk.HANDLE)
         store.write(file, to_pem(key))  # before the handle: a key there without blobs is useless
-        if have is None:
-            with tpm.load(key.parent, key.public, key.private) as loaded:
-                tpm.persist(loaded, HANDLE)
+        if have is not None and have.blob == key.public:
+            return
+        with tpm.load(key.parent, key.public, key.private) as loaded:
+            if have is not None:
+                log.warning(
+                    "the LDevID key of an earlier life of this device, at %#x, is replaced", HANDLE
+                )
+                tpm.evict_ours(HANDLE)
+            tpm.persist(loaded, HANDLE)
 
     return Step("ldevid-key", done, apply)
+
+
+def _foreign(kept: Wrapped | None, file: Path) -> HandleOccupied | LdevidKeyLost:
+    """A key without our mark: somebody else's, or made by a version that made no mark."""
+    if kept is not None:
+        return HandleOccupied(
+            f"cannot use {HANDLE:#x}: it holds another key than '{file}'", handle=hex(HANDLE)
+        )
+    return LdevidKeyLost(
+        f"cannot use the key at {HANDLE:#x}: it is not known here, and '{file}', where its "
+        "blobs would be, is missing or damaged",
+        handle=hex(HANDLE),
+    )
 
 
 def read(file: Path) -> Wrapped | None:

@@ -124,6 +124,16 @@ class Tpm(Chip):
         with speaking(f"keep a key at {handle:#x}"):
             self.esys.tr_close(self.esys.evict_control(ESYS_TR.OWNER, thing.handle, handle))
 
+    def evict_ours(self, handle: int) -> None:
+        """Give up a key that we made; raises HandleOccupied if it is anybody else's."""
+        found = self.public(handle)
+        if found is None or not found.ours:
+            raise HandleOccupied(
+                f"cannot give up the key at {handle:#x}: it is not ours", handle=hex(handle)
+            )
+        with speaking(f"give up the key at {handle:#x}"), self._at(handle) as key:
+            self.esys.evict_control(ESYS_TR.OWNER, key, handle)
+
     def serialized(self, handle: int) -> bytes:
         """The ESYS_TR of a persistent object as Esys_TR_Serialize writes it."""
         with speaking(f"serialize {handle:#x}"), self._at(handle) as found:

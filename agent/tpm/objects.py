@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from tpm2_pytss.constants import TPM2_ALG, TPMA_OBJECT
 from tpm2_pytss.types import TPM2B_PUBLIC
 
+from agent.tpm.templates import MARK
+
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
 
 
@@ -17,12 +19,19 @@ class Public:
     """The public area of an object (TPM 2.0 Library, part 2, 12.2.4).
 
     `blob` is a TPM2B_PUBLIC: two size bytes, then TPMT_PUBLIC, big-endian. `key` is None for what
-    has no public key (HMAC keys, sealed data). `attributes` is TPMA_OBJECT.
+    has no public key (HMAC keys, sealed data). `attributes` is TPMA_OBJECT, `policy` the digest
+    authPolicy, empty if there is none.
     """
 
     blob: bytes
     attributes: int
+    policy: bytes
     key: PublicKey | None
+
+    @property
+    def ours(self) -> bool:
+        """A key that this program made in this TPM, now or in an earlier life of the device."""
+        return self.policy == MARK and self._has(TPMA_OBJECT.FIXEDTPM)
 
     @property
     def signs(self) -> bool:
@@ -67,4 +76,5 @@ def parse(area: TPM2B_PUBLIC) -> Public:
     key = load_der_public_key(bytes(public.to_der())) if asymmetric else None
     if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey | None):
         raise TypeError(f"a TPM key of an unexpected kind: {type(key)}")
-    return Public(bytes(area.marshal()), int(public.objectAttributes), key)
+    attributes, policy = int(public.objectAttributes), bytes(public.authPolicy)
+    return Public(bytes(area.marshal()), attributes, policy, key)

@@ -1,11 +1,17 @@
 """Templates as data, each with its clause."""
 
+from hashlib import sha256
 from typing import Literal
 
 from tpm2_pytss.constants import TPMA_OBJECT as A
 from tpm2_pytss.types import TPM2B_PUBLIC, TPMS_ECC_POINT
 
 KeyType = Literal["ecc256", "rsa2048"]
+
+# The authPolicy of signing keys that we make. No policy session ever comes to this digest, so it
+# allows nothing to nobody: the keys are used by their (empty) password, as TPMA_OBJECT_userWithAuth
+# says. It is in the public area, and so tells our keys from others' when all else is forgotten.
+MARK = sha256(b"tpm2cloud made this key").digest()
 
 _BOUND = A.FIXEDTPM | A.FIXEDPARENT | A.SENSITIVEDATAORIGIN | A.USERWITHAUTH | A.NODA
 
@@ -27,10 +33,10 @@ def signing(kind: KeyType) -> TPM2B_PUBLIC:
 
     noDA, because a power cut after the use of a key under dictionary-attack protection counts as
     an attack (TPM 2.0 Library, part 1, 19.8.6). RSA keys may decrypt too, as those of the shell
-    scripts do: IoT Edge's key service decrypts with RSA keys.
+    scripts do: IoT Edge's key service decrypts with RSA keys. Marked as ours.
     """
     use = A.SIGN_ENCRYPT | A.DECRYPT if kind == "rsa2048" else A.SIGN_ENCRYPT
-    return TPM2B_PUBLIC.parse(f"{kind}:null:null", objectAttributes=_BOUND | use)
+    return TPM2B_PUBLIC.parse(f"{kind}:null:null", objectAttributes=_BOUND | use, authPolicy=MARK)
 
 
 def sealed() -> TPM2B_PUBLIC:
