@@ -21,6 +21,7 @@ EK, IDEVID, CERTIFICATE = "0x81010001", "0x81020000", "0x01C90000"
 EK_CERTIFICATE = "0x01C00002"
 ATTRIBUTES = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign|decrypt"
 NV_ATTRIBUTES = "ppread|ppwrite|platformcreate|write_stclear"
+OPEN_NV_ATTRIBUTES = f"{NV_ATTRIBUTES}|ownerread|authread|no_da"
 DAY = timedelta(days=1)
 Certificate = Literal["good", "none", "other-key", "expired", "not-yet", "foreign"]
 
@@ -33,6 +34,9 @@ class Board:
     key: pki.Kind = "rsa2048"
     certificate: Certificate = "good"
     padding: int = 0  # bytes 0xff behind the certificate, in an index larger by as much
+    # The certificate can be read by others than the platform too: beyond the scripts, but needed
+    # where the firmware locks the platform hierarchy before the system boots.
+    readable: bool = False
 
     @property
     def subject(self) -> x509.Name:
@@ -79,7 +83,8 @@ def make(tcti: str, oem: pki.Authority, board: Board) -> None:
         create_idevid(tools, board)
         if board.certificate != "none":
             certificate = pki.der(idevid_certificate(oem, read_public(tools, directory), board))
-            write_nv(tools, directory, certificate + b"\xff" * board.padding)
+            attributes = OPEN_NV_ATTRIBUTES if board.readable else NV_ATTRIBUTES
+            write_nv(tools, directory, certificate + b"\xff" * board.padding, attributes=attributes)
 
 
 def ensure_ek(tools: Tools) -> None:
@@ -122,8 +127,14 @@ def idevid_certificate(
     return issue[board.certificate]()
 
 
-def write_nv(tools: Tools, directory: str, data: bytes, index: str = CERTIFICATE) -> None:
+def write_nv(
+    tools: Tools,
+    directory: str,
+    data: bytes,
+    index: str = CERTIFICATE,
+    attributes: str = NV_ATTRIBUTES,
+) -> None:
     """cert-create.sh, write_nv: readable and writable with platform authorization only."""
     (Path(directory) / "nv.bin").write_bytes(data)
-    tools("nvdefine", index, "-C", "p", "-s", str(len(data)), "-a", NV_ATTRIBUTES)
+    tools("nvdefine", index, "-C", "p", "-s", str(len(data)), "-a", attributes)
     tools("nvwrite", index, "-C", "p", "-i", "nv.bin")

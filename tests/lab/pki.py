@@ -72,10 +72,11 @@ def usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def local_names() -> x509.SubjectAlternativeName:
-    """Everything a server of the lab is called by."""
+def local_names(*more: str) -> x509.SubjectAlternativeName:
+    """Everything a server of the lab is called by, and host names besides."""
+    names = [x509.DNSName(name) for name in ("localhost", *more)]
     address = ipaddress.ip_address("127.0.0.1")
-    return x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(address)])
+    return x509.SubjectAlternativeName([*names, x509.IPAddress(address)])
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,10 @@ class Authority:
         own = self.issue(key.public_key(), title, lasts=lasts, ca=True, usages=())
         return Authority(key, (own, *self.chain))
 
-    def server(self, directory: Path, kind: Kind = "ecc256") -> "Tls":
-        """What a server on localhost or 127.0.0.1 needs."""
+    def server(self, directory: Path, kind: Kind = "ecc256", *, also: Iterable[str] = ()) -> "Tls":
+        """What a server on localhost or 127.0.0.1 needs; `also`: further host names of its."""
         key = new_key(kind)
-        names = [local_names()]
+        names = [local_names(*also)]
         own = self.issue(key.public_key(), "localhost", usages=[SERVER], extensions=names)
         directory.mkdir(parents=True, exist_ok=True)
         files = Tls(directory / "server.pem", directory / "server.key", directory / "root.pem")

@@ -2,7 +2,8 @@
 
 import secrets
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
@@ -12,6 +13,7 @@ from tests.lab.est import EstServer
 from tests.lab.provisioning import Dps
 
 USER = "device"
+HOST = "lab.example"  # what devices with a network of their own call this machine
 
 
 class World:
@@ -37,7 +39,7 @@ class World:
         self.oem = pki.authority("OEM CA", kind)
         self.owner = pki.authority("Owner CA", kind, lasts=owner_lasts)
         self.operations = pki.authority("Operations CA", kind, lasts=operations_lasts)
-        self.tls = pki.authority("TLS CA", kind).server(directory / "tls")
+        self.tls = pki.authority("TLS CA", kind).server(directory / "tls", also=[HOST])
         self.maker = directory / "maker"
         self.est_password, self.est_secret, self.operational_password = _secrets(3)
         self._servers()
@@ -76,13 +78,24 @@ class World:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for server in (self._owner_est, self._operations_est, self._front, self.dps):
+            for server in (self._owner_est, self._operations_est, self.dps):
                 stack.enter_context(server.running())
+            self._est = stack.enter_context(ExitStack())
+            self._est.enter_context(self._front.running())
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    @contextmanager
+    def without_est(self) -> Iterator[None]:
+        """Nobody listens where the EST servers were, for the length of the `with`."""
+        self._est.close()
+        try:
+            yield
+        finally:
+            self._est.enter_context(self._front.running())
 
     def requests(self, site: nginx.Site) -> list[nginx.Request]:
         """What `owner_est` or `operations_est` was asked so far, oldest first."""
