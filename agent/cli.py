@@ -85,6 +85,24 @@ def show_config(args: argparse.Namespace) -> int:
     return 0
 
 
+def lint_image(args: argparse.Namespace) -> int:
+    from agent import lint
+
+    found = lint.look(args.root, args.config)
+    print(lint.as_json(args.root, found) if args.json else "\n".join(lint.as_text(found)))
+    return 1 if lint.errors(found) else 0
+
+
+def _root_directory(text: str) -> Path:
+    """argparse's: a usage error if it is none."""
+    try:
+        if (Path(text) / "etc").is_dir() and (Path(text) / "usr").is_dir():
+            return Path(text)
+    except OSError as e:
+        raise argparse.ArgumentTypeError(f"cannot look at {text!r}: {e.strerror}") from e
+    raise argparse.ArgumentTypeError(f"{text!r} is not a root directory: no etc and usr in it")
+
+
 def _state() -> State:
     """systemd names the directory, or several (systemd.exec(5), StateDirectory=)."""
     named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
@@ -128,8 +146,9 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tpm2cloud",
         description='From "there is a TPM 2.0" to "provisioned in Azure".',
-        epilog="Exit status: 0 done; 2 usage; 3 not yet, 4 failed (status); 69 no usable TPM; "
-        "75 try later; 76 a server said no; 77 not permitted; 78 configuration.",
+        epilog="Exit status: 0 done; 1 not to be flashed (lint-image); 2 usage; 3 not yet, "
+        "4 failed (status); 69 no usable TPM; 75 try later; 76 a server said no; 77 not permitted; "
+        "78 configuration.",
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     top.add_argument("--config", type=Path, default=config.ETC / "config.toml", metavar="FILE")
@@ -146,6 +165,10 @@ def parser() -> argparse.ArgumentParser:
     add = verbs.add_parser("identity", help="what a back office needs to enrol this device")
     add.add_argument("--json", action="store_true", help="for programs")
     add.set_defaults(verb=identity)
+    add = verbs.add_parser("lint-image", help="look at a golden image before it is flashed")
+    add.add_argument("root", type=_root_directory, metavar="ROOT", help="its root directory")
+    add.add_argument("--json", action="store_true", help="for programs")
+    add.set_defaults(verb=lint_image)
     return top
 
 

@@ -26,7 +26,7 @@ def read(name: str, file: Path | None, setting: str) -> str:
             setting=setting,
         )
     try:
-        return _read(path, private=path == file)
+        return text_of(path, private=path == file)
     except (OSError, ValueError) as e:
         why = e.strerror if isinstance(e, OSError) else e
         raise SecretUnreadable(
@@ -48,7 +48,9 @@ def _credential(name: str) -> Path | None:
         raise NoPermission(f"cannot look into '{directory}': {e.strerror}", path=directory) from e
 
 
-def _read(path: Path, *, private: bool) -> str:
+def text_of(path: Path, *, private: bool) -> str:
+    """What `read` does with the file it found; `private`: nobody but its owner may read it. Raises
+    OSError, ValueError."""
     with path.open("rb") as f:
         if private and stat.S_IMODE(os.fstat(f.fileno()).st_mode) & 0o077:
             raise ValueError("others than its owner may read it (chmod 0600)")

@@ -1,0 +1,80 @@
+"""What an earlier life of the image, or its building, left over."""
+
+import stat
+import tomllib
+from collections.abc import Iterator
+
+from agent import config
+from agent.config import Config
+from agent.lint import rules
+from agent.lint.image import Image
+from agent.lint.rules import Finding
+
+AZIOT_STATE = ("/var/lib/aziot", "/var/secrets/aziot", "/var/lib/iotedge")
+RUN = ("/run/tpm2cloud", "/run/aziot", "/run/iotedge", "/run/credentials", "/run/credstore")
+HISTORIES = (".bash_history", ".ash_history", ".zsh_history", ".python_history", ".lesshst")
+BUILD = {
+    "/usr/sbin/policy-rc.d": "it forbids packages to start services, on the device too",
+    "/var/lib/cloud/instances": "cloud-init's state: it takes a device for the builder's machine",
+}
+
+
+def state(image: Image, conf: Config | None) -> Iterator[Finding]:
+    for directory in dict.fromkeys([str(config.VAR), *([str(conf.pkcs11.store)] if conf else [])]):
+        yield from _first(image, directory, rules.STATE_LEFT, "of a device that this image was")
+
+
+def aziot_state(image: Image, _: Config | None) -> Iterator[Finding]:
+    for directory in AZIOT_STATE:
+        yield from _first(image, directory, rules.AZIOT_STATE_LEFT, "of a device it was part of")
+
+
+def _first(image: Image, directory: str, rule: rules.Rule, whose: str) -> Iterator[Finding]:
+    """One finding for a directory, however much is in it."""
+    files = [path for path, found in image.below(directory) if not stat.S_ISDIR(found.st_mode)]
+    if files:
+        why = f"{len(files)} file{'s' * (len(files) > 1)} {whose}, such as {min(files)}"
+        yield rule.at(image, directory, why)
+
+
+def aziot_configuration(image: Image, conf: Config | None) -> Iterator[Finding]:
+    """A config.toml with what the fleet shares is welcome: tpm2cloud adds to it."""
+    directory = str(conf.aziot.directory if conf else config.Aziot.directory)
+    for path in image.matching(f"{directory}/*/config.d/00-super.toml"):
+        yield rules.AZIOT_CONFIGURED.at(image, path, "`iotedge config apply` ran in this image")
+    path = f"{directory}/config.toml"
+    try:
+        base = tomllib.loads(image.text(path) or "")
+    except tomllib.TOMLDecodeError as e:
+        yield rules.CONFIG_INVALID.at(image, path, f"it is not TOML: {e}")
+        return
+    if "provisioning" in base:
+        yield rules.AZIOT_CONFIGURED.at(image, path, "it says already who this device is")
+    if "hostname" in base:
+        yield rules.HOSTNAME_FIXED.at(image, path, "it sets one host name for all devices")
+
+
+def run(image: Image, _: Config | None) -> Iterator[Finding]:
+    for directory in RUN:
+        yield from _first(image, directory, rules.RUN_LEFT, "of a service that ran")
+
+
+def logs(image: Image, _: Config | None) -> Iterator[Finding]:
+    for path in image.matching("/var/log/journal/*"):
+        yield rules.LOG_LEFT.at(image, path, "a journal of the builder's")
+
+
+def histories(image: Image, _: Config | None) -> Iterator[Finding]:
+    for home in ["/root", *image.matching("/home/*")]:
+        for path in (f"{home}/{name}" for name in HISTORIES):
+            if image.exists(path):
+                yield rules.HISTORY_LEFT.at(image, path, "what was typed while it was built")
+
+
+def build(image: Image, _: Config | None) -> Iterator[Finding]:
+    for path, why in BUILD.items():
+        if image.exists(path):
+            yield rules.BUILD_LEFT.at(image, path, why)
+
+
+CHECKS = (state, aziot_state, aziot_configuration, run, logs, histories, build)

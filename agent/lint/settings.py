@@ -1,0 +1,89 @@
+"""The configuration of an image: as the agent will read it, and fit for a whole fleet."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent import deviceid, schema
+from agent.config import Config
+from agent.lint import rules, unitfiles
+from agent.lint.image import Image
+from agent.lint.rules import Finding
+
+EXAMPLE_SCOPE = "0ne00000000"
+SIMULATORS = ("swtpm", "mssim", "libtpms", "cmd")
+
+
+def load(image: Image, file: Path) -> tuple[Config | None, list[Finding]]:
+    """What `config.load` would find on the device, and everything that is wrong with it."""
+    main, directory = str(file), f"{file.parent}/config.d"
+    drop_ins = [f"{directory}/{n}" for n in image.names(directory) if n.endswith(".toml")]
+    if not image.exists(main):
+        return None, [rules.CONFIG_ABSENT.at(image, main, "there is no configuration")]
+    for path in (main, *drop_ins):
+        image.data(path)  # or Unseen: the loader would wait for a pipe
+    found = schema.Found(file)
+    tree = schema.read([image.real(path) for path in (main, *drop_ins)], found)
+    conf = None if found.problems else schema.build(Config, tree, found)
+    problems = [rules.CONFIG_INVALID.at(image, main, why) for why in found.problems]
+    return (None if problems else conf), problems
+
+
+def example(image: Image, conf: Config | None) -> Iterator[Finding]:
+    if conf is None:
+        return
+    if conf.dps.id_scope == EXAMPLE_SCOPE:
+        yield rules.CONFIG_EXAMPLE.at(image, CONFIG, f"dps.id_scope is {EXAMPLE_SCOPE!r}")
+    urls: dict[str, str | None] = {}
+    if conf.ldevid and conf.ldevid.est:
+        urls["ldevid.est.url"] = conf.ldevid.est.url
+    if conf.operational:
+        urls["operational.url"] = conf.operational.url
+    for setting, url in urls.items():
+        host = urlsplit(url or "").hostname or ""
+        if re.search(r"(^|\.)(example(\.com|\.net|\.org)?|invalid)\.?$", host):  # RFC 2606
+            yield rules.CONFIG_EXAMPLE.at(image, CONFIG, f"{setting} is {url!r}")
+
+
+def device_id(image: Image, conf: Config | None) -> Iterator[Finding]:
+    if conf is None:
+        return
+    template = conf.device.id
+    names = re.findall(r"\{([^{}]*)\}", template)
+    shortest = re.sub(r"\{[^{}]*\}", "0", template)
+    if unknown := [name for name in names if name not in deviceid.SOURCES]:
+        why = f"device.id {template!r}: there is no {{{unknown[0]}}}"
+        yield rules.DEVICE_ID_INVALID.at(image, CONFIG, why)
+    elif not deviceid.LEGAL.fullmatch(shortest):
+        why = f"device.id {template!r} makes no legal registration id"
+        yield rules.DEVICE_ID_INVALID.at(image, CONFIG, why)
+    elif not names:
+        why = f"device.id is {template!r} on all devices"
+        yield rules.DEVICE_ID_FIXED.at(image, CONFIG, why)
+
+
+def simulator(image: Image, conf: Config | None) -> Iterator[Finding]:
+    if conf and conf.tpm.tcti.partition(":")[0] in SIMULATORS:
+        why = f"tpm.tcti is {conf.tpm.tcti!r}, a simulator"
+        yield rules.TPM_SIMULATED.at(image, CONFIG, why)
+
+
+def store(image: Image, conf: Config | None) -> Iterator[Finding]:
+    """The same directory for us and for aziot-keyd, and an owner for it."""
+    if conf is None or conf.dps.attestation == "tpm" or not image.exists("/usr/bin/iotedge"):
+        return
+    values = unitfiles.settings(image, "aziot-keyd.service", "Environment")
+    found = [(m[1], path) for v, path in values if (m := re.search(STORE_OF_KEYD, v))]
+    if found and Path(found[-1][0]) != conf.pkcs11.store:
+        why = f"it says {found[-1][0]}, but pkcs11.store is {conf.pkcs11.store}"
+        yield rules.STORE_DIFFERS.at(image, found[-1][1], why, store=conf.pkcs11.store)
+    users = re.findall("^([^:]+):", image.text("/etc/passwd") or "", re.MULTILINE)
+    if conf.pkcs11.owner not in users:
+        why = f"there is no user '{conf.pkcs11.owner}', who is to own the PKCS#11 store"
+        yield rules.USER_ABSENT.at(image, "/etc/passwd", why)
+
+
+CONFIG = "/etc/tpm2cloud/config.toml"
+STORE_OF_KEYD = r"""TPM2_PKCS11_STORE=([^\s"']+)"""
+CHECKS = (example, device_id, simulator, store)

@@ -1,0 +1,89 @@
+"""What must be installed, and whole."""
+
+import re
+import stat
+from collections.abc import Iterator
+
+import agent
+from agent.config import Config
+from agent.lint import rules
+from agent.lint.image import Image
+from agent.lint.rules import Finding
+
+COMMAND = "/usr/bin/tpm2cloud"
+HOME = "/usr/lib/tpm2cloud"
+STATUS = "/var/lib/dpkg/status"
+OUR_PACKAGES = r"tpm2cloud|aziot-.*|iotedge|moby-.*|tpm2-abrmd|tpm-udev|libtpm2-pkcs11-1"
+# What it is known by, its package.
+ALWAYS = {
+    "/usr/bin/iotedge": "aziot-edge",
+    "/usr/lib/udev/rules.d/60-tpm-udev.rules": "tpm-udev",
+}
+FOR_DEVICE = {"/usr/lib/*/libtss2-tcti-device.so.0": "libtss2-tcti-device0"}
+FOR_X509 = {
+    "/usr/lib/systemd/system/tpm2-abrmd.service": "tpm2-abrmd",
+    "/usr/lib/*/libtss2-tcti-tabrmd.so.0": "libtss2-tcti-tabrmd0",
+    "/usr/lib/*/pkcs11/libtpm2_pkcs11.so": "libtpm2-pkcs11-1",
+}
+
+
+def packages(image: Image, conf: Config | None) -> Iterator[Finding]:
+    wanted = dict(ALWAYS)
+    if conf is None or conf.tpm.tcti.startswith("device"):
+        wanted |= FOR_DEVICE
+    if conf is None or conf.dps.attestation == "x509":
+        wanted |= FOR_X509
+    if conf is not None and conf.pkcs11.library:
+        wanted |= {str(conf.pkcs11.library): "libtpm2-pkcs11-1"}
+    for pattern, package in wanted.items():
+        unmerged = pattern.removeprefix("/usr") if pattern.startswith("/usr/lib") else pattern
+        if not any(map(image.exists, [*image.matching(pattern), *image.matching(unmerged)])):
+            why = f"it is not there: the package {package} is needed"
+            yield rules.PACKAGE_ABSENT.at(image, pattern, why, package=package)
+
+
+def dpkg(image: Image, _: Config | None) -> Iterator[Finding]:
+    for stanza in _text_of_dpkg(image).split("\n\n"):
+        name, state = _field(stanza, "Package"), _field(stanza, "Status").split()
+        half = state[:1] == ["install"] and state[-1] != "installed"
+        if half and re.fullmatch(OUR_PACKAGES, name):
+            why = f"the package {name} is not completely installed: {state[-1]}"
+            yield rules.PACKAGE_UNFINISHED.at(image, STATUS, why)
+        version = _field(stanza, "Version")
+        if name == "tpm2cloud" and version and version.partition("-")[0] != agent.__version__:
+            why = f"tpm2cloud {version} is installed, and {agent.__version__} looks at it"
+            yield rules.AGENT_OTHER_VERSION.at(image, STATUS, why)
+
+
+def _text_of_dpkg(image: Image) -> str:
+    """It may be of any size."""
+    return (image.data(STATUS, 1 << 27) or b"").decode(errors="replace")
+
+
+def _field(stanza: str, name: str) -> str:
+    found = re.search(rf"^{name}: *(.*)$", stanza, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def command(image: Image, _: Config | None) -> Iterator[Finding]:
+    """The command, its interpreter, and the library that fits this interpreter: a Python of another
+    minor version finds nothing in a virtual environment."""
+    if not _executable(image, COMMAND):
+        yield rules.AGENT_BROKEN.at(image, COMMAND, "there is no such command in the image")
+        return
+    first = (image.data(COMMAND, 256) or b"").split(b"\n")[0]
+    interpreter = first.removeprefix(b"#!").decode(errors="replace").strip().split(" ")[0]
+    if not first.startswith(b"#!/") or not _executable(image, interpreter):
+        why = f"its interpreter '{interpreter}' is not in the image"
+        yield rules.AGENT_BROKEN.at(image, COMMAND, why)
+    elif not image.matching(f"{HOME}/lib/{image.real(interpreter).name}/site-packages/agent"):
+        why = f"its libraries are not for {image.real(interpreter).name}, which it would run with"
+        yield rules.AGENT_BROKEN.at(image, HOME, why)
+
+
+def _executable(image: Image, path: str) -> bool:
+    found = image.stat(path)
+    return found is not None and stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o111)
+
+
+CHECKS = (packages, dpkg, command)

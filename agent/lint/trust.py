@@ -1,0 +1,90 @@
+"""Whom the devices will trust: the files that the configuration names, as they are in the image."""
+
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509 as crypto
+
+from agent import inputs, x509
+from agent.config import Config
+from agent.errors import TrustUnreadable
+from agent.lint import rules
+from agent.lint.image import Image
+from agent.lint.rules import Finding
+
+SOON = timedelta(days=180)
+
+
+def certificates(image: Image, path: str) -> list[crypto.Certificate]:
+    """Those of a trust file. Raises TrustUnreadable, Unseen."""
+    image.data(path)
+    return x509.anchors(image.real(path))
+
+
+def files(image: Image, conf: Config | None) -> Iterator[Finding]:
+    for path in dict.fromkeys(map(str, inputs.trust_files(conf))) if conf else ():
+        yield from _file(image, path)
+
+
+def roots(image: Image, conf: Config | None) -> Iterator[Finding]:
+    """Of TPM makers: old ones stay, so an end is no finding."""
+    if conf is None:
+        return
+    directories = [str(directory) for directory in conf.tpm.manufacturer_roots]
+    paths = [f"{at}/{name}" for at in directories for name in image.names(at)]
+    found = [path for path in paths if path[path.rfind(".") :].lower() in x509.SUFFIXES]
+    for path in found:
+        yield from (each for each in _file(image, path) if each.code == UNREADABLE.code)
+    if not found:
+        at = directories[-1] if directories else "/usr/share/tpm2cloud/tpm-roots.d"
+        why = f"no root of a TPM's maker is in {' or '.join(directories) or 'any directory'}"
+        yield rules.ROOTS_ABSENT.at(image, at, why)
+
+
+def _file(image: Image, path: str) -> Iterator[Finding]:
+    try:
+        found = certificates(image, path)
+    except TrustUnreadable as e:
+        yield UNREADABLE.at(image, path, str(e))
+        return
+    now = datetime.now(UTC)
+    if not any(map(_is_ca, found)):
+        yield rules.TRUST_NOT_CA.at(image, path, "it holds no CA's certificate")
+    ends = max(c.not_valid_after_utc for c in found)
+    begins = max(c.not_valid_before_utc for c in found)
+    if ends < now:
+        yield rules.TRUST_EXPIRED.at(image, path, f"it ended on {ends:%Y-%m-%d}")
+    elif ends < now + SOON:
+        yield rules.TRUST_ENDS_SOON.at(image, path, f"it ends on {ends:%Y-%m-%d}")
+    if begins > now + x509.SKEW:
+        why = f"it begins on {begins:%Y-%m-%d %H:%M}Z, and devices refuse the clock until then"
+        yield rules.TRUST_TOO_NEW.at(image, path, why)
+
+
+def _is_ca(certificate: crypto.Certificate) -> bool:
+    """A version 1 certificate says nothing (RFC 5280, 6.1.4 k); one that makes no sense is none."""
+    try:
+        found = x509.extension(certificate, crypto.BasicConstraints)
+    except x509.NONSENSE:
+        return False
+    return found.ca if found else certificate.version == crypto.Version.v1
+
+
+def shared(image: Image, conf: Config | None) -> Iterator[Finding]:
+    """aziot-certd, another user, reads this one too."""
+    operational = conf.operational if conf and conf.dps.attestation == "x509" else None
+    if operational is None or operational.issued_by != "est":
+        return
+    path = str(operational.trust)
+    if (found := image.stat(path)) is None:
+        return
+    above = (image.stat(str(directory)) for directory in operational.trust.parents)
+    open_above = all(each is None or each.st_mode & stat.S_IXOTH for each in above)
+    if not (found.st_mode & stat.S_IROTH and open_above):
+        why = "IoT Edge's certificate service, another user than root, cannot read it"
+        yield rules.TRUST_UNSHARED.at(image, path, why)
+
+
+UNREADABLE = rules.TRUST_UNREADABLE
+CHECKS = (files, roots, shared)

@@ -1,0 +1,112 @@
+"""Units: ours will start, and IoT Edge's in the right order."""
+
+from collections.abc import Iterator
+
+from agent.config import Config
+from agent.lint import rules, unitfiles
+from agent.lint.identity import first_boot
+from agent.lint.image import Image
+from agent.lint.rules import Finding
+
+OURS = ("tpm2cloud-firstboot.service", "tpm2cloud.target")  # the target starts the service
+SOCKETS = ("aziot-keyd.socket", "aziot-certd.socket", "aziot-identityd.socket")
+TPMD = "aziot-tpmd.socket"
+ACTIVATED = tuple(socket.replace(".socket", ".service") for socket in (*SOCKETS, TPMD))
+DROP_IN = "tpm2cloud.conf"  # what the package adds to IoT Edge's units:
+EDGED = ("aziot-edged.service", "aziot-edged.mgmt.socket", "aziot-edged.workload.socket")
+ADDED = (*SOCKETS, TPMD, *ACTIVATED, *EDGED)
+CLOCKS = (
+    "systemd-timesyncd.service",
+    "chrony.service",
+    "chronyd.service",
+    "ntpsec.service",
+    "ntp.service",
+    "ntpd.service",
+    "openntpd.service",
+)
+NETWORKS = (
+    "systemd-networkd.service",
+    "NetworkManager.service",
+    "networking.service",
+    "dhcpcd.service",
+    "connman.service",
+)
+
+
+def will_start(image: Image, unit: str) -> bool:
+    """Enabled, or going to be: by the presets that PID 1 applies at a true first boot."""
+    path = unitfiles.fragment(image, unit)
+    if path is None or unitfiles.masked(image, path):
+        return False
+    by_preset = first_boot(image) and unitfiles.preset(image, unit)[0]
+    installable = "[Install]" in (image.text(path) or "")
+    return unitfiles.enabled(image, unit) or (by_preset and installable)
+
+
+def ours(image: Image, _: Config | None) -> Iterator[Finding]:
+    for unit in OURS:
+        path = unitfiles.fragment(image, unit)
+        if path is None:
+            path = f"{unitfiles.DIRECTORIES[-1]}/{unit}"
+            why = "there is no such unit: is the package installed?"
+            yield rules.UNIT_ABSENT.at(image, path, why)
+        elif unitfiles.masked(image, path):
+            yield rules.UNIT_MASKED.at(image, path, "it is masked: it will never start")
+        elif not will_start(image, unit):
+            yield _why_not(image, unit, path)
+
+
+def _why_not(image: Image, unit: str, path: str) -> Finding:
+    enables, preset = unitfiles.preset(image, unit)
+    if enables or preset is None:
+        why = "it is not enabled, and a boot with this machine-id applies no presets"
+        return rules.UNIT_NOT_ENABLED.at(image, path, why, unit=unit)
+    return rules.PRESET_DISABLES.at(image, preset, f"it disables {unit}", unit=unit)
+
+
+def resource_manager(image: Image, conf: Config | None) -> Iterator[Finding]:
+    """aziot-keyd's way to the TPM."""
+    path = unitfiles.fragment(image, "tpm2-abrmd.service")
+    if path and unitfiles.masked(image, path) and not (conf and conf.dps.attestation == "tpm"):
+        yield rules.UNIT_MASKED.at(image, path, "it is masked, but aziot-keyd needs it")
+
+
+def aziot(image: Image, conf: Config | None) -> Iterator[Finding]:
+    """`iotedge config apply` starts them once; at later boots they must come by themselves."""
+    by_ek = conf is not None and conf.dps.attestation == "tpm"
+    for unit in [*SOCKETS, *([TPMD] if by_ek else []), "aziot-edged.service"]:
+        path = unitfiles.fragment(image, unit)
+        if path and unitfiles.masked(image, path):
+            yield rules.UNIT_MASKED.at(image, path, "it is masked: IoT Edge will not work")
+        elif path and not will_start(image, unit):
+            why = "it is not enabled: IoT Edge would be gone at the second boot"
+            yield rules.AZIOT_NOT_ENABLED.at(image, path, why, unit=unit)
+
+
+def activated(image: Image, _: Config | None) -> Iterator[Finding]:
+    """Presets enable what they do not name; Debian's package leaves these to their sockets."""
+    for unit in ACTIVATED:
+        path = unitfiles.fragment(image, unit)
+        if path and will_start(image, unit):
+            why = f"{unit} starts by itself, before it is configured; its socket would do that"
+            yield rules.AZIOT_SERVICE_ENABLED.at(image, path, why, unit=unit)
+
+
+def added(image: Image, _: Config | None) -> Iterator[Finding]:
+    for unit in ADDED if unitfiles.fragment(image, OURS[0]) else ():
+        names = {path.rpartition("/")[2] for path in unitfiles.drop_ins(image, unit)}
+        if DROP_IN not in names:
+            path = f"{unitfiles.DIRECTORIES[-1]}/{unit}.d/{DROP_IN}"
+            yield rules.DROP_IN_ABSENT.at(image, path, "it is not there, or something hides it")
+
+
+def clock_and_network(image: Image, _: Config | None) -> Iterator[Finding]:
+    if not any(will_start(image, unit) for unit in CLOCKS):
+        why = "no NTP client is enabled: nothing will set the clock"
+        yield rules.TIME_SYNC_ABSENT.at(image, "/etc/systemd/system", why)
+    if not any(will_start(image, unit) for unit in NETWORKS):
+        why = "none of the network services that are known here is enabled"
+        yield rules.NETWORK_ABSENT.at(image, "/etc/systemd/system", why)
+
+
+CHECKS = (ours, resource_manager, aziot, activated, added, clock_and_network)
