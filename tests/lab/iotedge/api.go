@@ -9,7 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -32,6 +32,14 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, uidKey{}, uid)
 }
 
+// caller is the user id that withPeer kept, or -1: nobody.
+func caller(r *http.Request) int {
+	if uid, known := r.Context().Value(uidKey{}).(int); known {
+		return uid
+	}
+	return -1
+}
+
 type reply struct {
 	status int
 	body   any
@@ -42,7 +50,7 @@ func failed(status int, message string) reply { return reply{status, fields{"mes
 // route is a path of the API: the version that brought it and its methods.
 type route struct {
 	since   string
-	private bool // for root and the service's own user
+	private bool // for some users
 	methods map[string]func([]byte) reply
 }
 
@@ -109,8 +117,7 @@ func (i *Identity) answer(r *http.Request, body []byte) reply {
 	}
 	i.mutex.Lock()
 	defer i.mutex.Unlock()
-	uid := r.Context().Value(uidKey{})
-	if found.private && uid != 0 && uid != os.Getuid() {
+	if found.private && !slices.Contains(i.callers, caller(r)) {
 		return failed(http.StatusUnauthorized, "authorization error")
 	}
 	return method(body)

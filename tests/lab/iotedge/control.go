@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -181,7 +180,7 @@ func awaitSocket(lab *Lab, ended <-chan error, out *os.File) error {
 
 // systemReprovision says what the real one says: of a refusal only the HTTP status.
 func systemReprovision(lab *Lab) error {
-	if err := postReprovision(lab); err != nil {
+	if err := postReprovision(lab.Socket); err != nil {
 		fmt.Fprintf(os.Stderr, "Failed to reprovision: %v\n", err)
 		return errSystem
 	}
@@ -191,13 +190,8 @@ func systemReprovision(lab *Lab) error {
 	return nil
 }
 
-func postReprovision(lab *Lab) error {
-	client := &http.Client{Timeout: callPatience, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", lab.Socket)
-		},
-	}}
-	response, err := client.Post(
+func postReprovision(socket string) error {
+	response, err := unixClient(socket).Post(
 		"http://identityd.sock/identities/device/reprovision?api-version=2020-09-01",
 		"application/json", strings.NewReader(`{"type":"aziot"}`))
 	if err != nil {

@@ -17,11 +17,15 @@ import (
 type Identity struct {
 	mutex  sync.Mutex // one request at a time, as the real one
 	config *Config
-	lab    *Lab
-	keys   *Keys
-	certs  *Certs
+	info   string // the file that keeps the assignment
+	system []string
+	poll   time.Duration
+	keys   KeyService
+	certs  CertService
 	log    *Log
 	device *Device
+
+	callers []int // user ids that may ask for the device's identity
 }
 
 // Device is the assignment, in the form of the real device_info file.
@@ -42,45 +46,22 @@ type errDPS struct{ cause error }
 func (e errDPS) Error() string { return "DPS client error\ncaused by: " + e.cause.Error() }
 
 func newIdentity(lab *Lab, config *Config, log *Log) *Identity {
-	certs := map[string]string{}
-	for id, list := range config.PreloadedCerts {
-		if len(list) == 1 {
-			certs[id] = list[0]
-		}
-	}
-	keys := map[string]KeyLocation{}
-	for id, location := range config.PreloadedKeys {
-		keys[id] = location
-	}
-	preload := func(id, cert string, key KeyLocation) { certs[id], keys[id] = cert, key }
-	if config.Identity.Cert != "" {
-		preload(deviceID, config.Identity.Cert, config.Identity.Key)
-	}
-	preloadAuth := func(auth *ESTAuth, suffix string) {
-		if auth.hasPair() && auth.Bootstrap {
-			preload(estBootstrapID+suffix, auth.Cert, auth.Key)
-		} else if auth.hasPair() {
-			preload(estID+suffix, auth.Cert, auth.Key)
-		}
-	}
-	preloadAuth(config.EST.Auth, "")
-	if issued := config.Identity.Issued; issued != nil {
-		preloadAuth(issued.Auth, "-"+deviceID)
-	}
+	certs, keys := config.preloads()
 	var system []string
 	if lab.SystemStore != "" {
 		system = []string{lab.SystemStore}
 	}
-	out := &Identity{config: config, lab: lab, log: log}
-	out.keys = &Keys{store: config.Keys, preloaded: keys, home: lab.state("keyd"), log: log}
-	out.certs = &Certs{
-		config: config, preloaded: certs, home: lab.state("certd"), system: system,
-		keys: out.keys, log: log,
+	store := &Keys{store: config.Keys, preloaded: keys, home: lab.state("keyd"), log: log}
+	return &Identity{
+		config: config, info: lab.state("identityd", "device_info"), system: system,
+		poll: lab.PollInterval.Duration, keys: store, log: log,
+		callers: []int{0, os.Getuid()},
+		certs: &Certs{
+			est: &config.EST, preloaded: certs, home: lab.state("certd"), system: system,
+			keys: store, log: log,
+		},
 	}
-	return out
 }
-
-func (i *Identity) infoFile() string { return i.lab.state("identityd", "device_info") }
 
 // unsupported says what the stand-in cannot do of what the configuration asks for.
 func (c *Config) unsupported() error {
@@ -137,7 +118,7 @@ func (i *Identity) provisionOnce(keep bool) error {
 }
 
 func (i *Identity) assign(credential *Credential) error {
-	roots, err := rootPool(i.certs.system...)
+	roots, err := rootPool(i.system...)
 	if err != nil {
 		return errInternal{err}
 	}
@@ -148,7 +129,7 @@ func (i *Identity) assign(credential *Credential) error {
 	dps := &DPS{
 		endpoint: i.config.Endpoint, scope: i.config.IDScope, registration: i.config.RegistrationID,
 		payload: payload, credential: credential, roots: roots,
-		poll: i.lab.PollInterval.Duration, log: i.log,
+		poll: i.poll, log: i.log,
 	}
 	assigned, err := dps.register()
 	if err != nil {
@@ -180,7 +161,7 @@ func (i *Identity) payload() (json.RawMessage, error) {
 // readInfo takes the assignment of an earlier run, if there is one.
 func (i *Identity) readInfo() bool {
 	device := &Device{}
-	_, err := toml.DecodeFile(i.infoFile(), device)
+	_, err := toml.DecodeFile(i.info, device)
 	if err != nil || device.Hub == "" || device.DeviceID == "" {
 		return false
 	}
@@ -189,10 +170,10 @@ func (i *Identity) readInfo() bool {
 }
 
 func (i *Identity) writeInfo() error {
-	if err := os.MkdirAll(filepath.Dir(i.infoFile()), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(i.info), 0o700); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(i.infoFile(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(i.info, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -201,7 +182,7 @@ func (i *Identity) writeInfo() error {
 
 func (i *Identity) forget() error {
 	i.device = nil
-	if err := os.Remove(i.infoFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(i.info); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -219,25 +200,40 @@ func (i *Identity) reprovision() error {
 func (i *Identity) credential() (*Credential, error) {
 	issued := i.config.Identity.Issued
 	if issued == nil {
-		return i.certs.credential(deviceID, deviceID)
+		return credential(i.certs, i.keys, deviceID)
 	}
 	chain, err := i.certs.read(deviceID)
 	if err != nil {
 		return nil, err
 	}
 	if chain == nil {
-		key, err := i.keys.create(deviceID, algorithmRSA)
-		if err != nil {
-			return nil, err
-		}
-		return i.certs.issue(deviceID, issued, i.subject(issued), key)
+		return i.firstCredential(issued)
 	}
 	if issued.Renew != nil && issued.Renew.Threshold.due(chain[0], time.Now()) {
 		if err := i.renew(issued, chain[0]); err != nil {
 			i.log.event("renewal-failed", fields{"cert": deviceID, "error": err.Error()})
 		}
 	}
-	return i.certs.credential(deviceID, deviceID)
+	return credential(i.certs, i.keys, deviceID)
+}
+
+func (i *Identity) firstCredential(issued *Issuance) (*Credential, error) {
+	key, err := i.keys.create(deviceID, algorithmRSA)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := i.issue(deviceID, issued, i.subject(issued), key)
+	return &Credential{id: deviceID, chain: chain, key: key}, err
+}
+
+func (i *Identity) issue(
+	id string, issued *Issuance, subject []byte, key *Key,
+) ([]*x509.Certificate, error) {
+	csr, err := newCSR(subject, nil, key)
+	if err != nil {
+		return nil, err
+	}
+	return i.certs.issue(id, issued, csr)
 }
 
 // subject is that of the CSR: the registration ID as common name, and what else is configured.
@@ -248,13 +244,13 @@ func (i *Identity) subject(issued *Issuance) []byte {
 // renew replaces the device identity; the temporary certificate has an id of its own, as in certd.
 func (i *Identity) renew(issued *Issuance, old *x509.Certificate) error {
 	const temp = deviceID + "-temp"
-	err := i.certs.renew(deviceID, issued.Renew.Rotate, algorithmRSA,
+	err := renew(i.certs, i.keys, deviceID, issued.Renew.Rotate, algorithmRSA,
 		func(key *Key) ([]*x509.Certificate, error) {
-			fresh, err := i.certs.issue(temp, issued, old.RawSubject, key)
+			chain, err := i.issue(temp, issued, old.RawSubject, key)
 			if err != nil {
 				return nil, err
 			}
-			return fresh.chain, os.Remove(i.certs.path(temp))
+			return chain, i.certs.remove(temp)
 		})
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ type Key struct {
 	file     crypto.Signer // of a key in a file
 	token    *PKCS11URI    // of a key in a token
 	library  string
+	remote   *RemoteKeys // of a key that keyd has
 	evidence *Log
 }
 
@@ -210,25 +211,39 @@ func (k *Key) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]b
 	if err != nil {
 		return nil, err
 	}
-	var signature []byte
-	err = withToken(k.library, k.token, func(s session) (err error) {
-		signature, err = s.sign(k.token.Object, mechanism, input)
-		return err
-	})
+	signature, err := k.raw(mechanism, input)
 	if err != nil {
-		k.evidence.event("sign-failed", fields{"key": k.id, "error": err.Error()})
 		return nil, fmt.Errorf("could not sign with key %q: %w", k.id, err)
 	}
-	k.evidence.event("signed", fields{
-		"key": k.id, "through": "pkcs11", "token": k.token.Token, "object": k.token.Object,
-		"mechanism": fmt.Sprintf("0x%x", mechanism), "spki": keyDigest(k.public),
-	})
 	if mechanism == pkcs11.CKM_ECDSA {
 		half := len(signature) / 2
 		return asn1.Marshal(struct{ R, S *big.Int }{
 			new(big.Int).SetBytes(signature[:half]), new(big.Int).SetBytes(signature[half:]),
 		})
 	}
+	return signature, nil
+}
+
+// raw does what C_Sign does with the mechanism, for a key that is not in a file.
+func (k *Key) raw(mechanism uint, input []byte) (signature []byte, err error) {
+	if k.remote != nil {
+		return k.remote.sign(k.id, mechanism, input)
+	}
+	if k.token == nil {
+		return nil, errors.New("the lab's services do not share keys in files")
+	}
+	err = withToken(k.library, k.token, func(s session) (err error) {
+		signature, err = s.sign(k.token.Object, mechanism, input)
+		return err
+	})
+	if err != nil {
+		k.evidence.event("sign-failed", fields{"key": k.id, "error": err.Error()})
+		return nil, err
+	}
+	k.evidence.event("signed", fields{
+		"key": k.id, "through": "pkcs11", "token": k.token.Token, "object": k.token.Object,
+		"mechanism": fmt.Sprintf("0x%x", mechanism), "spki": keyDigest(k.public),
+	})
 	return signature, nil
 }
 

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -35,20 +33,8 @@ func (d *duration) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// findLab reads the file beside the program `argv0`, searched in $PATH as a shell would.
-func findLab(argv0 string) (*Lab, error) {
-	path := argv0
-	if !strings.Contains(argv0, "/") {
-		found, err := exec.LookPath(argv0)
-		if err != nil {
-			return nil, fmt.Errorf("cannot find myself as %q: %w", argv0, err)
-		}
-		path = found
-	}
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
+// findLab reads the file beside the program invoked as `path`.
+func findLab(path string) (*Lab, error) {
 	lab, err := readLab(filepath.Join(filepath.Dir(path), "iotedge-lab.toml"))
 	if err != nil {
 		return nil, err

@@ -6,13 +6,23 @@
 //	iotedge system reprovision | restart | stop | status
 //	iotedge version
 //
-// One detached process plays the four daemons. Its outside is that of aziot-identityd: a Unix
+// It runs in one of two ways.
+//
+// Installed: the program is invoked as /usr/bin/iotedge (or aziotctl, without edged), or as one of
+// /usr/libexec/aziot-identity-service/aziot-{keyd,certd,identityd,tpmd}, /usr/libexec/aziot/
+// aziot-edged. Then it is at home in the real paths, its services are processes of their own users
+// that talk through the real sockets, and systemd runs them. keyd alone loads the PKCS#11 module,
+// finds store and TPM by its environment, and keeps its session open. The evidence of each, JSON
+// lines, is /var/lib/aziot/SERVICE/log.jsonl. All these paths may lie below a prefix: then every
+// file is the caller's, and nobody starts the services.
+//
+// In the lab: one detached process plays the four daemons. Its outside is that of aziot-identityd: a Unix
 // socket with the same paths, api-version query, JSON and errors. Inside, keys have the ids and
 // labels, certificates the file names, and requests the order of the real services.
 //
 // # Where things are
 //
-// The real paths are compiled in; here a file iotedge-lab.toml says them. It lies in the directory
+// In the lab a file iotedge-lab.toml says the paths. It lies in the directory
 // of the executable as invoked, symbolic links not followed, so that a bin/ directory per device
 // can hold a link to the one built program and its own file. No environment variable is read. Keys:
 //
@@ -74,14 +84,26 @@ func main() {
 }
 
 func run(argv []string) error {
+	path, err := invoked(argv[0])
+	if err != nil {
+		return err
+	}
+	for _, daemon := range []Daemon{keyd, certd, identityd, tpmd, edged} {
+		if filepath.Base(path) == filepath.Base(daemon.program()) {
+			return runDaemon(path, daemon)
+		}
+	}
 	verb := strings.Join(argv[1:min(len(argv), 3)], " ")
 	rest := argv[min(len(argv), 3):]
-	if verb == "version" {
+	if verb == "version" || verb == "--version" {
 		fmt.Println("iotedge 1.6.0 (lab stand-in)")
 		return nil
 	}
+	if tool := findTool(path); tool != nil {
+		return tool.run(verb, rest)
+	}
 	if verb == "config apply" {
-		return configApply(argv[0], rest)
+		return configApply(path, rest)
 	}
 	action, known := map[string]func(*Lab) error{
 		"system reprovision": systemReprovision,
@@ -93,25 +115,32 @@ func run(argv []string) error {
 	if !known || len(rest) > 0 {
 		return errUsage
 	}
-	lab, err := findLab(argv[0])
+	lab, err := findLab(path)
 	if err != nil {
 		return err
 	}
 	return action(lab)
 }
 
-func configApply(argv0 string, args []string) error {
-	given := ""
+// configFile is the file in the arguments of `config apply`, or none.
+func configFile(args []string) (string, error) {
 	switch {
 	case len(args) == 0:
+		return "", nil
 	case len(args) == 2 && (args[0] == "-c" || args[0] == "--config-file"):
-		given = args[1]
+		return args[1], nil
 	case len(args) == 1 && strings.HasPrefix(args[0], "--config-file="):
-		given = strings.TrimPrefix(args[0], "--config-file=")
-	default:
-		return errUsage
+		return strings.TrimPrefix(args[0], "--config-file="), nil
 	}
-	lab, err := findLab(argv0)
+	return "", errUsage
+}
+
+func configApply(path string, args []string) error {
+	given, err := configFile(args)
+	if err != nil {
+		return err
+	}
+	lab, err := findLab(path)
 	if err != nil {
 		return err
 	}
