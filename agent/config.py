@@ -49,6 +49,7 @@ def _credential(url: str, auth: str, username: str | None) -> Problems:
 @dataclass(frozen=True, kw_only=True)
 class Device:
     id: str = "{serial}"
+    moved: Literal["start-over", "stop"] = "start-over"
     target: Literal["edge"] = "edge"
 
 
@@ -168,6 +169,7 @@ class Dps:
 @dataclass(frozen=True, kw_only=True)
 class Aziot:
     directory: Path = Path("/etc/aziot")
+    state: Path = Path("/var/lib/aziot")
     identity_socket: Path = Path("/run/aziot/identityd.sock")
     timeout: timedelta = timedelta(minutes=5)
 

@@ -250,6 +250,16 @@ class LdevidKeyLost(TpmError):
     )
 
 
+class TpmChanged(TpmError):
+    """What is on this disk was made with another TPM, or with this one before it was cleared."""
+
+    code = "tpm-changed"
+    remedy = (
+        "Put this disk back into its own device. Or let it become the device that it is in now: "
+        "set device.moved = 'start-over', then: systemctl restart tpm2cloud-firstboot"
+    )
+
+
 class KeyOfAnotherTpm(TpmError):
     """The LDevID key on this disk belongs to another TPM, or to this one before a clear."""
 

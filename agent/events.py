@@ -47,6 +47,22 @@ PROVISIONED = Event(
     "Every step is done, and IoT Edge's identity service confirms it. An entry like this is "
     "written at each boot; whether there was something to do, the entries of the steps tell.",
 )
+STARTED_OVER = Event(
+    "started-over",
+    "This device starts over: its TPM is another one",
+    "What was on this disk was made with another TPM, or with this one before it was cleared, and "
+    "is of no use with this one: @TPM2CLOUD_REASON@. So IoT Edge was stopped, and the keys and "
+    "certificates of the old identity, tpm2cloud's and IoT Edge's, were removed. What follows is "
+    "as on a first boot. The setting device.moved says whether this may happen.",
+)
+LDEVID_KEY_REPLACED = Event(
+    "ldevid-key-replaced",
+    "The LDevID key of an earlier installation was replaced",
+    "The TPM held an LDevID key at @TPM2CLOUD_HANDLE@ that tpm2cloud made, but not this "
+    "installation of it: the device was flashed anew, or another system is installed beside this "
+    "one. A key of this installation took its place. A key that tpm2cloud did not make would have "
+    "been left alone.",
+)
 FAILURE_NOT_KEPT = Event(
     "failure-not-kept",
     "A failure cannot be remembered",

@@ -158,6 +158,15 @@ def put(directory: Path, label: str, key: Key, *, below: bytes) -> None:
         rows.put(db, found[0], key)
 
 
+def remove(directory: Path, label: str) -> None:
+    """Remove the token `label` and its keys, whatever TPM they are of; others in the store stay.
+    It need not be there. Raises what `look` raises."""
+    path = directory / DATABASE
+    if _owner(path) is not None:
+        with rows.opened(path, "rw", "BEGIN IMMEDIATE") as db:
+            rows.remove(db, path, label)
+
+
 def own(directory: Path, owner: tuple[int, int]) -> None:
     """The directory 0700 and all of the store in it 0600, `owner`'s (uid, gid). Others may be able
     to write in there, so no link is followed (raises TokenForeign)."""

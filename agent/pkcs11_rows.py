@@ -240,6 +240,17 @@ def add(db: sqlite3.Connection, path: Path, new: NewToken) -> None:
         put(db, tokid, key)
 
 
+def remove(db: sqlite3.Connection, path: Path, label: str) -> None:
+    """The token of this name and all that is in it; it need not be there."""
+    if (found := token(db, path, label, None)) is None:
+        return
+    primary = db.execute("SELECT pid FROM tokens WHERE id = ?", found[:1]).fetchone()
+    db.execute("DELETE FROM tobjects WHERE tokid = ?", found[:1])
+    db.execute("DELETE FROM sealobjects WHERE tokid = ?", found[:1])
+    db.execute("DELETE FROM tokens WHERE id = ?", found[:1])
+    db.execute("DELETE FROM pobjects WHERE id = ? AND id NOT IN (SELECT pid FROM tokens)", primary)
+
+
 def _insert(db: sqlite3.Connection, table: str, **columns: object) -> int:
     names, values = ", ".join(columns), ", ".join("?" * len(columns))
     sql = f"INSERT INTO {table} ({names}) VALUES ({values})"  # noqa: S608 (no input in it)

@@ -16,6 +16,7 @@ from agent.steps.ek import ek
 from agent.steps.idevid import idevid
 from agent.steps.ldevid_cert import ldevid_cert, load
 from agent.steps.ldevid_key import ldevid_key
+from agent.steps.same_tpm import same_tpm
 from agent.steps.srk import srk
 from agent.steps.token import Token, token
 from agent.tpm import Tpm
@@ -41,9 +42,11 @@ def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
 def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Iterator[Step]:
     if config.dps.attestation == "tpm":
         yield srk(tpm, "rsa2048", must_be_rsa=True)
+        yield same_tpm(tpm, config, state)
         return
     yield idevid(tpm, require=config.idevid.require, trust=config.idevid.trust)
     yield srk(tpm, config.tpm.key)
+    yield same_tpm(tpm, config, state)
     if config.ldevid is not None:
         ours = Token(config.pkcs11, state)
         yield ldevid_key(tpm, state.ldevid_key, config.tpm.key, ours.recover, load)

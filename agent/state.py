@@ -15,6 +15,11 @@ class State:
     directory: Path
 
     @property
+    def tpm(self) -> Path:
+        """Which TPM all of this was made with: digests of its EK and of its SRK."""
+        return self.directory / "tpm.json"
+
+    @property
     def ldevid_key(self) -> Path:
         """The LDevID key, wrapped by the SRK: no secret, but needed to put it into a token."""
         return self.directory / "ldevid-key.pem"
@@ -48,6 +53,11 @@ class State:
     def loaded(self) -> Path:
         """While we use the TPM: what was loaded in it before us."""
         return self.directory / "tpm-loaded.json"
+
+    @property
+    def identity(self) -> tuple[Path, ...]:
+        """What is of no use with another TPM."""
+        return self.ldevid_key, self.ldevid_cert, self.pins, self.pending, self.registration
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

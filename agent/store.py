@@ -8,6 +8,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +40,26 @@ def remove(path: Path) -> None:
     with permitted(path):
         path.unlink(missing_ok=True)
         sync_directory(path.parent)
+
+
+def empty(directory: Path) -> None:
+    """Remove all that is in a directory, for good; the directory itself, with its owner and mode,
+    stays. It need not be there. Others may be able to write in it: links are removed, and what they
+    lead to is not touched. Raises what `permitted` does."""
+    with permitted(directory):
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            for name in sorted(os.listdir(fd)):  # noqa: PTH208 (of this very directory)
+                if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                    shutil.rmtree(name, dir_fd=fd)
+                else:
+                    os.unlink(name, dir_fd=fd)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def read(path: Path) -> bytes | None:

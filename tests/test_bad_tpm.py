@@ -198,14 +198,6 @@ def test_an_srk_that_others_made_is_adopted(make_device: MakeDevice, algorithm: 
     assert "already done: 0x81000001" in done.stderr
 
 
-def test_a_disk_in_another_device_is_noticed(make_device: MakeDevice) -> None:
-    device, other = make_device(), make_device(board=Board(id="board-other"))
-    assert device.agent("provision").returncode == 0
-    shutil.rmtree(other.state)
-    shutil.copytree(device.state, other.state)
-    refused(other, 69, "key-of-another-tpm")
-
-
 def test_a_tpm_with_a_password_on_the_owner_hierarchy(make_device: MakeDevice) -> None:
     device = make_device()
     tools(device, "tpm2_changeauth", "-c", "owner", "s3cret")

@@ -16,8 +16,8 @@ from tests.conftest import MakeDevice
 from tests.lab.device import Device
 
 STEPS = [
-    "tpm", "clock", "device-id", "ek", "idevid", "srk", "ldevid-key", "token", "ldevid-cert",
-    "aziot-config", "registration",
+    "tpm", "clock", "device-id", "ek", "idevid", "srk", "same-tpm", "ldevid-key", "token",
+    "ldevid-cert", "aziot-config", "registration",
 ]  # fmt: skip
 
 
@@ -299,7 +299,7 @@ def test_by_ek_no_certificate_is_made_and_iot_edge_is_told_so(make_device: MakeD
     assert done.returncode == 75, said
     assert "registration: cannot" in said
     steps = [line.split()[0] for line in said.splitlines() if ": cannot" not in line]
-    assert steps[:-1] == ["tpm", "clock", "device-id", "ek", "srk", "aziot-config"]
+    assert steps[:-1] == ["tpm", "clock", "device-id", "ek", "srk", "same-tpm", "aziot-config"]
     config = tomllib.loads((device.aziot / "config.toml").read_text())
     assert config["provisioning"]["attestation"]["method"] == "tpm"
     with Tpm(device.tcti) as tpm:

@@ -95,6 +95,11 @@ def ek(tpm: Tpm, roots: Sequence[Path]) -> Step:
     return Step("ek", done, apply)
 
 
+def public(tpm: Tpm) -> Public | None:
+    """The EK that the step keeps."""
+    return tpm.public(certificate(tpm)[0].handle)
+
+
 def _trusted(tpm: Tpm, cert: Certificate, roots: Sequence[Path]) -> Certificate:
     """The maker's root that the certificate leads to."""
     known = x509.anchors_in(roots)

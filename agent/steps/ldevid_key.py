@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
-from agent import store
+from agent import journal, store
 from agent.errors import HandleOccupied, LdevidKeyLost
+from agent.events import LDEVID_KEY_REPLACED
 from agent.steps import Step, srk
 from agent.tpm import Public, Tpm
 from agent.tpm.keyfile import Wrapped, from_pem, to_pem
@@ -48,9 +49,9 @@ def ldevid_key(
             return
         with tpm.load(key.parent, key.public, key.private) as loaded:
             if have is not None:
-                log.warning(
-                    "the LDevID key of an earlier life of this device, at %#x, is replaced", HANDLE
-                )
+                about = journal.about(LDEVID_KEY_REPLACED, handle=hex(HANDLE))
+                what = "the LDevID key of an earlier installation"
+                log.warning("%s, at %#x, is replaced", what, HANDLE, extra=about)
                 tpm.evict_ours(HANDLE)
             tpm.persist(loaded, HANDLE)
 

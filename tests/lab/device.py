@@ -130,7 +130,11 @@ class Device:
                 "endpoint": world.dps.url,
                 "attestation": wish.attestation,
             },
-            "aziot": {"directory": str(self.aziot), "identity_socket": str(self.socket)},
+            "aziot": {
+                "directory": str(self.aziot),
+                "state": str(self.edge),
+                "identity_socket": str(self.socket),
+            },
         }
 
     def _est(self, url: str) -> dict[str, str]:

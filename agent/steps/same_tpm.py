@@ -1,0 +1,110 @@
+"""That what is on this disk was made with the TPM that is here now.
+
+A disk is moved to another board, or the TPM is cleared: then no key of the old identity can be used
+any more, ours or IoT Edge's, and nothing that is told about it can be right. The setting
+`device.moved` says what to do: start over, as on a first boot, or stop.
+
+The proof is the SRK, which all our keys are wrapped by. It is made from a seed of the TPM's that no
+other TPM has and that only a clear changes; its digest is kept on disk from before the first key
+was made. A TPM that is not there, is locked or fails is an error of an earlier step, and no proof.
+"""
+
+import logging
+from hashlib import sha256
+
+from agent import aziot, journal, pkcs11, store
+from agent.config import Config
+from agent.errors import TpmChanged
+from agent.events import STARTED_OVER
+from agent.state import State, read_json, write_json
+from agent.steps import Step, ek, ldevid_key, srk
+from agent.tpm import Public, Tpm
+
+log = logging.getLogger(__name__)
+
+# What IoT Edge's services keep of an identity: certificates, keys in files, the names of the device
+# and its modules. `iotedge config apply` does not remove it, and with a certificate whose key is
+# lost aziot-identityd never starts again. (aziot-edged notices itself that it is another device.)
+LEFTOVERS = ("certd/certs", "keyd/keys", "identityd")
+
+
+def same_tpm(tpm: Tpm, conf: Config, state: State) -> Step:
+    """After the steps `ek`, `idevid` and `srk`: a board that is not genuine has stopped the run by
+    then, and nothing was touched."""
+
+    def done() -> str | None:
+        kept, now = _kept(state), tpm.public(srk.HANDLE)
+        if kept is None or now is None:
+            return None
+        if _same(tpm, kept, now, state):
+            return f"that of the last run, with the SRK sha256:{kept['srk'][:16]}"
+        if conf.device.moved == "stop":
+            raise TpmChanged(f"cannot use what is in '{state.directory}': {_why(tpm, kept)}")
+        return None
+
+    def apply() -> None:
+        kept, now = _kept(state), tpm.public(srk.HANDLE)
+        if now is None:
+            raise RuntimeError("the SRK is made before it is remembered")
+        if kept is not None:
+            _start_over(conf, state, _why(tpm, kept))
+        found = ek.public(tpm)
+        made_with = {"ek": _digest(found) if found else None, "srk": _digest(now)}
+        write_json(state.tpm, made_with, mode=0o644)
+
+    return Step("same-tpm", done, apply)
+
+
+def _kept(state: State) -> dict[str, str] | None:
+    """None on a first boot; also of a damaged file: then the next steps find out."""
+    found = read_json(state.tpm)
+    return found if found and isinstance(found.get("srk"), str) else None
+
+
+def _digest(public: Public) -> str:
+    return sha256(public.blob).hexdigest()
+
+
+def _same(tpm: Tpm, kept: dict[str, str], now: Public, state: State) -> bool:
+    """An SRK that somebody exchanged does not make it another TPM, as long as our key is there."""
+    if kept["srk"] == _digest(now):
+        return True
+    ours, there = ldevid_key.read(state.ldevid_key), tpm.public(ldevid_key.HANDLE)
+    return ours is not None and there is not None and ours.public == there.blob
+
+
+def _why(tpm: Tpm, kept: dict[str, str]) -> str:
+    found = ek.public(tpm)
+    if found is not None and kept.get("ek") == _digest(found):
+        return "it was made with this TPM before that was cleared"
+    return "it was made with another TPM"
+
+
+# --- starting over ---
+
+
+def _start_over(conf: Config, state: State, why: str) -> None:
+    """As if nothing had ever been here but the configuration. Each part may be gone already: the
+    digest of the new SRK is written when all is done, so a run that is cut off does it again.
+
+    Removed, not kept: without the old TPM nobody can use it, and what secrets are in it (PINs, keys
+    that IoT Edge keeps in files) would lie about for nothing.
+    """
+    about = journal.about(STARTED_OVER, reason=why)
+    what = "what is on this disk is of no use any more"
+    log.warning("starting over: %s, %s", what, why, extra=about)
+    _stop_iotedge(conf)
+    for name in LEFTOVERS:
+        store.empty(conf.aziot.state / name)
+    pkcs11.remove(conf.pkcs11.store, conf.pkcs11.token)
+    for path in state.identity:
+        store.remove(path)
+
+
+def _stop_iotedge(conf: Config) -> None:
+    """Without the files that `iotedge config apply` made, its units do not start again either: when
+    somebody comes to one of their sockets, or at the next boot, should this one not come to its
+    end."""
+    for path in sorted(conf.aziot.directory.glob("*/config.d/00-super.toml")):
+        store.remove(path)
+    aziot.stop(conf.aziot.timeout.total_seconds())
