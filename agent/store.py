@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from agent.errors import Busy, DiskFull, NoPermission, PathUnusable
@@ -42,17 +42,18 @@ def remove(path: Path) -> None:
         sync_directory(path.parent)
 
 
-def empty(directory: Path) -> None:
-    """Remove all that is in a directory, for good; the directory itself, with its owner and mode,
-    stays. It need not be there. Others may be able to write in it: links are removed, and what they
-    lead to is not touched. Raises what `permitted` does."""
+def empty(directory: Path, only: Collection[str] = ()) -> None:
+    """Remove all that is in a directory, or of that what has these names, for good; the directory
+    itself, with its owner and mode, stays. It need not be there. Others may be able to write in it:
+    links are removed, and what they lead to is not touched. Raises what `permitted` does."""
     with permitted(directory):
         try:
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return
         try:
-            for name in sorted(os.listdir(fd)):  # noqa: PTH208 (of this very directory)
+            found = set(os.listdir(fd))  # noqa: PTH208 (of this very directory)
+            for name in sorted(found & set(only) if only else found):
                 if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
                     shutil.rmtree(name, dir_fd=fd)
                 else:

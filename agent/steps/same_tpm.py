@@ -25,7 +25,11 @@ log = logging.getLogger(__name__)
 # What IoT Edge's services keep of an identity: certificates, keys in files, the names of the device
 # and its modules. `iotedge config apply` does not remove it, and with a certificate whose key is
 # lost aziot-identityd never starts again. (aziot-edged notices itself that it is another device.)
-LEFTOVERS = ("certd/certs", "keyd/keys", "identityd")
+LEFTOVERS: dict[str, tuple[str, ...]] = {
+    "certd/certs": (),
+    "keyd/keys": (),
+    "identityd": ("device_info", "prev_state", "modules"),
+}
 
 
 def same_tpm(tpm: Tpm, conf: Config, state: State) -> Step:
@@ -94,8 +98,8 @@ def _start_over(conf: Config, state: State, why: str) -> None:
     what = "what is on this disk is of no use any more"
     log.warning("starting over: %s, %s", what, why, extra=about)
     _stop_iotedge(conf)
-    for name in LEFTOVERS:
-        store.empty(conf.aziot.state / name)
+    for directory, names in LEFTOVERS.items():
+        store.empty(conf.aziot.state / directory, names)
     pkcs11.remove(conf.pkcs11.store, conf.pkcs11.token)
     for path in state.identity:
         store.remove(path)
