@@ -28,6 +28,7 @@ container engine: its group `docker` is made by the package.
 Nothing of Microsoft's packages is in them; versions end in ~lab.
 """
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -65,12 +66,12 @@ def _identity_service(directory: Path) -> Path:
     root = directory / "identity-service"
     _file(root / PROGRAM, (TOP / ".lab/bin/iotedge").read_bytes(), 0o755)
     for name in SERVICES:
-        _link(root / f"usr/libexec/aziot-identity-service/aziot-{name}", f"/{PROGRAM}")
+        _link(root, f"usr/libexec/aziot-identity-service/aziot-{name}", PROGRAM)
         _configuration(root, name)
         _directory(root / "var/lib/aziot" / name)
         _unit(root, f"aziot-{name}.service", units.service(name))
         _unit(root, f"aziot-{name}.socket", units.socket(name))
-    _link(root / "usr/bin/aziotctl", f"/{PROGRAM}")
+    _link(root, "usr/bin/aziotctl", PROGRAM)
     _file(root / "etc/aziot/config.toml.template", b"# See the real package's.\n")
     depends = "libc6, psmisc"
     return _package(root, "aziot-identity-service", HERE / "identity-service", depends)
@@ -78,8 +79,8 @@ def _identity_service(directory: Path) -> Path:
 
 def _edge(directory: Path) -> Path:
     root = directory / "edge"
-    _link(root / "usr/libexec/aziot/aziot-edged", f"/{PROGRAM}")
-    _link(root / "usr/bin/iotedge", f"/{PROGRAM}")
+    _link(root, "usr/libexec/aziot/aziot-edged", PROGRAM)
+    _link(root, "usr/bin/iotedge", PROGRAM)
     _configuration(root, "edged")
     for name, text in units.EDGED.items():
         _unit(root, name, text)
@@ -134,6 +135,7 @@ def _file(path: Path, content: bytes, mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
-def _link(path: Path, target: str) -> None:
-    _directory(path.parent)
-    path.symlink_to(target)
+def _link(root: Path, path: str, target: str) -> None:
+    """Relative, so that the program may be looked at wherever the package is unpacked."""
+    _directory((root / path).parent)
+    (root / path).symlink_to(os.path.relpath(target, Path(path).parent))
