@@ -150,19 +150,42 @@ def parser() -> argparse.ArgumentParser:
         "4 failed (status); 69 no usable TPM; 75 try later; 76 a server said no; 77 not permitted; "
         "78 configuration.",
     )
-    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    top.add_argument("--config", type=Path, default=config.ETC / "config.toml", metavar="FILE")
+    version = f"%(prog)s {__version__}"
+    top.add_argument("--version", action="version", version=version, help="print the version")
+    at = config.ETC / "config.toml"
+    help = f"the configuration, instead of {at}; its drop-ins are in config.d beside it"
+    top.add_argument("--config", type=Path, default=at, metavar="FILE", help=help)
     top.add_argument("--debug", action="store_true", help="say more, show tracebacks")
     verbs = top.add_subparsers(metavar="COMMAND", required=True)
-    add = verbs.add_parser("provision", help="do what is left to do (what the service runs)")
+    add = verbs.add_parser(
+        "provision",
+        help="do what is left to do (what the service runs)",
+        description="Do what is left to do, step by step. Only one run is at work at a time. A "
+        "step that fails ends the run; the next run goes on with it.",
+    )
     add.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
     add.set_defaults(verb=provision)
-    add = verbs.add_parser("status", help="where this device is, step by step")
+    add = verbs.add_parser(
+        "status",
+        help="where this device is, step by step",
+        description="Where this device is, step by step; what went wrong, with its code and "
+        "remedy. Nothing is changed, and no server is asked.",
+    )
     add.add_argument("--json", action="store_true", help="for programs")
     add.set_defaults(verb=status)
-    add = verbs.add_parser("config", help="the settings in force, each with its origin")
+    add = verbs.add_parser(
+        "config",
+        help="the settings in force, each with its origin",
+        description="The settings in force, each with the file that it comes from, or 'default'; "
+        "or all that is wrong with them.",
+    )
     add.set_defaults(verb=show_config)
-    add = verbs.add_parser("identity", help="what a back office needs to enrol this device")
+    add = verbs.add_parser(
+        "identity",
+        help="what a back office needs to enrol this device",
+        description="What a back office needs to enrol this device: its registration id, its EK, "
+        "and the certificates of EK and IDevID (whole in the JSON). Nothing in it is secret.",
+    )
     add.add_argument("--json", action="store_true", help="for programs")
     add.set_defaults(verb=identity)
     add = verbs.add_parser("lint-image", help="look at a golden image before it is flashed")
