@@ -1,0 +1,96 @@
+"""The settings: their types and defaults from agent/config.py, what they mean from config.toml."""
+
+import dataclasses
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from agent import config
+from docs import rst
+
+KINDS = {
+    str: "text",
+    int: "number",
+    bool: "true or false",
+    Path: "path",
+    timedelta: "duration",
+    tuple[Path, ...]: "list of paths",
+}
+
+
+@dataclass
+class Table:
+    name: str
+    comment: str
+    settings: dict[str, str] = field(default_factory=dict)  # by name, what is said above each
+
+
+def tables(text: str) -> Iterator[Table]:
+    """config.toml, read for its comments: each belongs to the line it stands above."""
+    table, comment = Table("", ""), ""
+    for line in text.splitlines():
+        if line.startswith("# "):
+            comment = f"{comment} {line[2:]}".lstrip()
+            continue
+        if found := re.fullmatch(r"#?\[([a-z0-9_.]+)\]", line):
+            table = Table(found[1], comment)
+            yield table
+        elif found := re.match(r"#?([a-z0-9_]+) = ", line):
+            table.settings[found[1]] = comment
+        comment = ""
+
+
+def section(name: str) -> Any:
+    """The class in agent/config.py that is the table."""
+    cls: Any = config.Config
+    for part in name.split("."):
+        cls = _bare(get_type_hints(cls)[part])
+    return cls
+
+
+def described(text: str) -> str:
+    """All settings, as reStructuredText."""
+    return "\n\n".join(
+        f"{rst.heading(f'[{table.name}]')}\n\n{rst.with_literals(table.comment)}\n\n"
+        + rst.definitions(_setting(table, name) for name in table.settings)
+        for table in list(tables(text))
+    )
+
+
+def _setting(table: Table, name: str) -> tuple[str, str]:
+    cls = section(table.name)
+    [default] = [each.default for each in dataclasses.fields(cls) if each.name == name]
+    hint = get_type_hints(cls)[name]
+    comment = rst.with_literals(table.settings[name])
+    return f"**{name}** ({_kind(_bare(hint))}{_default(default)})", comment
+
+
+def _bare(hint: Any) -> Any:
+    """X, of `X | None`."""
+    if get_origin(hint) is types.UnionType:
+        return next(each for each in get_args(hint) if each is not type(None))
+    return hint
+
+
+def _kind(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(f'``"{each}"``' for each in get_args(hint))
+    return KINDS[hint]
+
+
+def _default(value: Any) -> str:
+    if value is MISSING:
+        return ", required"
+    return "" if value is None else f", default ``{_written(value)}``"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, timedelta):
+        units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+        seconds = round(value.total_seconds())
+        return next(f'"{seconds // n}{unit}"' for unit, n in units.items() if seconds % n == 0)
+    return config.written(value)
