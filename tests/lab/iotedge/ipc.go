@@ -35,7 +35,8 @@ func typed[T any](do func(uid int, request T) (any, error)) endpoint {
 	}
 }
 
-// handler serves the endpoints by their paths. What fails is logged, and told to the caller.
+// handler serves the endpoints by their paths. What fails is told to the caller, and
+// logged, unless something is only not there.
 func handler(endpoints map[string]endpoint, log *Log) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		status, out := http.StatusOK, any(nil)
@@ -58,6 +59,8 @@ func handler(endpoints map[string]endpoint, log *Log) http.Handler {
 		}
 		if err != nil {
 			out = fields{"message": err.Error()}
+		}
+		if err != nil && status != http.StatusNotFound {
 			log.event("refused", fields{"path": r.URL.Path, "uid": uid, "error": err.Error()})
 		}
 		w.Header().Set("Content-Type", "application/json")

@@ -15,14 +15,13 @@ func serveKeys(layout Layout, log *Log) (http.Handler, error) {
 	keys := &Keys{
 		store: file.Store, preloaded: file.Preloaded, home: layout.home(keyd), log: log,
 	}
-	keepSessions = true
 	if base := file.Store.Base; base != nil {
-		// no key is wanted yet: a token that is not there is noticed now
-		err := withToken(file.Store.Library, base, func(session) error { return nil })
-		if err != nil {
+		// no key is wanted yet: a token that is not there is noticed all the same
+		if err := keepSession(file.Store.Library, base); err != nil {
 			return nil, err
 		}
 	}
+	keepSessions = true
 	server := &keyServer{keys: keys, principals: file.Principals, log: log}
 	return handler(map[string]endpoint{
 		"/keypair/load":   typed(server.load),

@@ -8,23 +8,26 @@
 //
 // It runs in one of two ways.
 //
-// Installed: the program is invoked as /usr/bin/iotedge (or aziotctl, without edged), or as one of
-// /usr/libexec/aziot-identity-service/aziot-{keyd,certd,identityd,tpmd}, /usr/libexec/aziot/
-// aziot-edged. Then it is at home in the real paths, its services are processes of their own users
-// that talk through the real sockets, and systemd runs them. keyd alone loads the PKCS#11 module,
-// finds store and TPM by its environment, and keeps its session open. The evidence of each, JSON
-// lines, is /var/lib/aziot/SERVICE/log.jsonl. All these paths may lie below a prefix: then every
-// file is the caller's, and nobody starts the services.
+// Installed: it is invoked as /usr/bin/iotedge (or aziotctl, which knows nothing of edged), or as
+// /usr/libexec/aziot-identity-service/aziot-{keyd,certd,identityd,tpmd} or
+// /usr/libexec/aziot/aziot-edged. Then all files have the real paths, owners and modes, each
+// service is a process of its own user, talks to the others through the real sockets alone, is
+// started by systemd and ends when it cannot go on. keyd is the only one that loads the PKCS#11
+// module; it has store and TPM from its environment, and keeps its session open. What each is told
+// by `config apply` is divided as in the real ones; the form of these files, and of the requests to
+// keyd and certd, is the stand-in's own. The evidence is in /var/lib/aziot/SERVICE/log.jsonl. All
+// paths may lie below a prefix, found by the invoked path: then every file is the caller's, and
+// systemctl cannot reach the machine's services.
 //
-// In the lab: one detached process plays the four daemons. Its outside is that of aziot-identityd: a Unix
-// socket with the same paths, api-version query, JSON and errors. Inside, keys have the ids and
-// labels, certificates the file names, and requests the order of the real services.
+// In the lab: one detached process plays the four daemons. Its outside is that of aziot-identityd:
+// a Unix socket with the same paths, api-version query, JSON and errors. Inside, keys have the ids
+// and labels, certificates the file names, and requests the order of the real services.
 //
-// # Where things are
+// # Where things are in the lab
 //
-// In the lab a file iotedge-lab.toml says the paths. It lies in the directory
-// of the executable as invoked, symbolic links not followed, so that a bin/ directory per device
-// can hold a link to the one built program and its own file. No environment variable is read. Keys:
+// A file iotedge-lab.toml says the paths. It lies in the directory of the executable as invoked,
+// symbolic links not followed, so that a bin/ directory per device can hold a link to the one built
+// program and its own file. No environment variable is read. Keys:
 //
 //	aziot_dir          plays /etc/aziot: config.toml is in it (required)
 //	state_dir          plays /var/lib/aziot; is made, mode 0700 (required). In it: super.toml (the
@@ -46,11 +49,12 @@
 // # Where it differs
 //
 // It is stricter: unknown keys, doubtful URIs, half credentials, a config.toml others may read,
-// expired certificates, keys that do not match and labels that are not unique are errors. It does
-// not ask for root or change users, has no containers, and does not talk to the hub. Renewal
-// happens when a certificate is used, not by a timer. Symmetric keys, TPM attestation, manual
-// provisioning and local issuance are checked in the configuration, and then the service always
-// answers: that the device is not provisioned.
+// expired certificates, keys that do not match and labels that are not unique are errors. It has no
+// containers, so a change of the hostname is never refused, and does not talk to the hub. Renewal
+// happens when a certificate is used, not by a timer; services do not watch their files. In the lab
+// it does not ask for root or change users. Symmetric keys, TPM attestation, manual provisioning
+// and local issuance are checked in the configuration, and then provisioning fails; the lab's
+// service then always answers: that the device is not provisioned.
 package main
 
 import (

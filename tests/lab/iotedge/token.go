@@ -17,7 +17,7 @@ var tokenMutex sync.Mutex
 var modules = map[string]*pkcs11.Ctx{}
 
 // keepSessions is the way of the real aziot-keyd: it initializes a module once and keeps a session
-// per token, logged in, so the keys it used stay loaded in the TPM until it ends.
+// per token, once logged in, so the keys it used stay loaded in the TPM until it ends.
 var keepSessions = false
 
 // kept are the sessions by module and slot.
@@ -32,7 +32,7 @@ var errNotFound = errors.New("did not find any keys in the slot")
 
 // withToken runs `do` in a session of its own, logged in, and closes everything down to C_Finalize
 // after it: a TPM without a resource manager has three slots, and another program may want them.
-// With keepSessions it does none of this for a second time.
+// With keepSessions it closes nothing.
 func withToken(library string, uri *PKCS11URI, do func(session) error) (err error) {
 	tokenMutex.Lock()
 	defer tokenMutex.Unlock()
@@ -43,22 +43,36 @@ func withToken(library string, uri *PKCS11URI, do func(session) error) (err erro
 	if !keepSessions {
 		defer func() { err = firstOf(err, module.Finalize()) }()
 	}
-	slot, err := findSlot(module, uri)
+	s, err := open(module, uri)
 	if err != nil {
 		return err
 	}
-	s, found := kept[module][slot]
-	if !found {
-		if s, err = login(module, slot, uri.PIN); err != nil {
-			return err
-		}
+	if !keepSessions {
+		defer func() { err = firstOf(err, module.CloseSession(s.handle)) }()
 	}
-	if keepSessions {
-		kept[module][slot] = s
+	if uri.PIN == "" {
 		return do(s)
 	}
-	defer func() { err = firstOf(err, s.logout(uri.PIN)) }()
+	if err := s.login(uri.PIN); err != nil {
+		return err
+	}
+	if !keepSessions {
+		defer func() { err = firstOf(err, module.Logout(s.handle)) }()
+	}
 	return do(s)
+}
+
+// keepSession opens the session that later work will use; it is not logged in yet.
+func keepSession(library string, uri *PKCS11URI) error {
+	tokenMutex.Lock()
+	defer tokenMutex.Unlock()
+	keepSessions = true
+	module, err := initialized(library)
+	if err != nil {
+		return err
+	}
+	_, err = open(module, uri)
+	return err
 }
 
 // initialized is the module after C_Initialize.
@@ -82,26 +96,32 @@ func initialized(library string) (*pkcs11.Ctx, error) {
 	return module, nil
 }
 
-func login(module *pkcs11.Ctx, slot uint, pin string) (session, error) {
+// open gives a session, with keepSessions always the same for a token.
+func open(module *pkcs11.Ctx, uri *PKCS11URI) (session, error) {
+	slot, err := findSlot(module, uri)
+	if err != nil {
+		return session{}, err
+	}
+	if s, found := kept[module][slot]; found {
+		return s, nil
+	}
 	handle, err := module.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
 		return session{}, fmt.Errorf("could not open session: C_OpenSession failed with %w", err)
 	}
-	if pin == "" {
-		return session{module, handle}, nil
+	s := session{module, handle}
+	if keepSessions {
+		kept[module][slot] = s
 	}
-	if err := module.Login(handle, pkcs11.CKU_USER, pin); err != nil {
-		err = fmt.Errorf("could not log in to the token: C_Login failed with %w", err)
-		return session{}, firstOf(err, module.CloseSession(handle))
-	}
-	return session{module, handle}, nil
+	return s, nil
 }
 
-func (s session) logout(pin string) (err error) {
-	if pin != "" {
-		err = s.module.Logout(s.handle)
+func (s session) login(pin string) error {
+	err := s.module.Login(s.handle, pkcs11.CKU_USER, pin)
+	if err != nil && !(keepSessions && errors.Is(err, pkcs11.Error(pkcs11.CKR_USER_ALREADY_LOGGED_IN))) {
+		return fmt.Errorf("could not log in to the token: C_Login failed with %w", err)
 	}
-	return firstOf(err, s.module.CloseSession(s.handle))
+	return nil
 }
 
 func firstOf(first, second error) error {
