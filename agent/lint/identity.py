@@ -29,7 +29,8 @@ SEEDS = (
 
 def first_boot(image: Image) -> bool:
     """Will PID 1 see a first boot, and so apply presets? (machine-id(5))"""
-    return (image.text(MACHINE_ID) or "uninitialized").strip() == "uninitialized"
+    text = image.text(MACHINE_ID)
+    return text is None or text.strip() == "uninitialized"
 
 
 def machine_id(image: Image, _: Config | None) -> Iterator[Finding]:

@@ -38,6 +38,13 @@ class Image:
         directory, _, name = path.rstrip("/").rpartition("/")
         return self.real(directory or "/") / name if name not in ("", "..") else self.real(path)
 
+    def shown(self, path: str) -> Path:
+        """For a person: the same, or for want of it the path below the root."""
+        try:
+            return self.outside(path)
+        except Unseen:
+            return self.given / path.lstrip("/")
+
     def real(self, path: str) -> Path:
         """The file that `path` means, every link in it resolved; it need not be there."""
         here, left, links = self._root, _parts(path), 0

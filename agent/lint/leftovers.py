@@ -1,5 +1,6 @@
 """What an earlier life of the image, or its building, left over."""
 
+import re
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -75,6 +76,9 @@ def build(image: Image, _: Config | None) -> Iterator[Finding]:
     for path, why in BUILD.items():
         if image.exists(path):
             yield rules.BUILD_LEFT.at(image, path, why)
+    for path in ["/etc/apt/apt.conf", *image.matching("/etc/apt/apt.conf.d/*")]:
+        if image.is_file(path) and re.search(r"(?mi)^[^/#]*\bproxy\b", image.text(path) or ""):
+            yield rules.BUILD_LEFT.at(image, path, "the proxy that apt used here")
 
 
 CHECKS = (state, aziot_state, aziot_configuration, run, logs, histories, build)

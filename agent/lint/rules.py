@@ -8,6 +8,7 @@ The manual lists this table: `agent.lint.every_code()`.
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from agent.lint.image import Image, readable
@@ -35,9 +36,18 @@ class Rule:
     remedy: str
 
     def at(self, image: Image, path: str, message: str, **fields: object) -> Finding:
-        where = {"root": shlex.quote(str(image.given)), "at": shlex.quote(str(image.outside(path)))}
+        where = {"root": quoted(image.given), "at": quoted(image.shown(path))}
         remedy = self.remedy.format(**where, **fields)
         return Finding(self.code, self.severity, readable(path), readable(message), remedy)
+
+
+def quoted(path: Path) -> str:
+    """For a shell; a name that a terminal would obey in the way of bash, $'...'."""
+    text = str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = readable(text.replace("\\", r"\\").replace("'", r"\'"))
+    return f"$'{escaped}'"
 
 
 def every_code() -> Iterator[Rule]:
@@ -259,7 +269,7 @@ AZIOT_SERVICE_ENABLED = Rule(
 DROP_IN_ABSENT = Rule(
     "drop-in-absent",
     ERROR,
-    "What tpm2cloud adds to a unit of IoT Edge is not there, or hidden.",
+    "What tpm2cloud adds to another unit is not there, or hidden.",
     "Remove what hides it in /etc/systemd/system, or install the package tpm2cloud anew",
 )
 

@@ -50,7 +50,7 @@ def dpkg(image: Image, _: Config | None) -> Iterator[Finding]:
             why = f"the package {name} is not completely installed: {state[-1]}"
             yield rules.PACKAGE_UNFINISHED.at(image, STATUS, why)
         version = _field(stanza, "Version")
-        if name == "tpm2cloud" and version and version.partition("-")[0] != agent.__version__:
+        if name == "tpm2cloud" and version and re.split("[-+~]", version)[0] != agent.__version__:
             why = f"tpm2cloud {version} is installed, and {agent.__version__} looks at it"
             yield rules.AGENT_OTHER_VERSION.at(image, STATUS, why)
 
