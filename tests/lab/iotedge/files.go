@@ -41,7 +41,7 @@ type IdentitydFile struct {
 	Callers        []int     // user ids that may ask for the device's identity, beside root
 }
 
-// OtherFile is what aziot-tpmd and aziot-edged are told: in this stand-in, that they are configured.
+// OtherFile is what aziot-tpmd and aziot-edged are told: here, that they are configured.
 type OtherFile struct{ Configured bool }
 
 // Principal is a user and the ids of what it may use.
@@ -69,7 +69,8 @@ func readFiles(layout Layout, daemon Daemon, into any) error {
 	}
 	sort.Strings(patches)
 	read := 0
-	for _, file := range append([]string{filepath.Join(layout.etc(daemon), "config.toml")}, patches...) {
+	base := filepath.Join(layout.etc(daemon), "config.toml")
+	for _, file := range append([]string{base}, patches...) {
 		meta, err := toml.DecodeFile(file, into)
 		if errors.Is(err, os.ErrNotExist) {
 			continue

@@ -118,7 +118,8 @@ func open(module *pkcs11.Ctx, uri *PKCS11URI) (session, error) {
 
 func (s session) login(pin string) error {
 	err := s.module.Login(s.handle, pkcs11.CKU_USER, pin)
-	if err != nil && !(keepSessions && errors.Is(err, pkcs11.Error(pkcs11.CKR_USER_ALREADY_LOGGED_IN))) {
+	again := errors.Is(err, pkcs11.Error(pkcs11.CKR_USER_ALREADY_LOGGED_IN))
+	if err != nil && !(keepSessions && again) {
 		return fmt.Errorf("could not log in to the token: C_Login failed with %w", err)
 	}
 	return nil
