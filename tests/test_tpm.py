@@ -1,8 +1,11 @@
 """The TPM in our words: adopt, make, keep, sign, and what is said when it will not."""
 
+import time
+from contextlib import ExitStack
+
 import pytest
 
-from agent.errors import HandleOccupied, TpmUnavailable
+from agent.errors import HandleOccupied, TpmFull, TpmUnavailable
 from agent.tpm import Tpm
 from agent.tpm.templates import KeyType
 
@@ -40,6 +43,42 @@ def test_a_handle_in_use_is_refused_by_name_and_never_evicted(tpm: Tpm) -> None:
     with tpm.srk("ecc256") as srk, pytest.raises(HandleOccupied, match="0x81010001"):
         tpm.persist(srk, 0x81010001)
     assert tpm.public(0x81010001) == before
+
+
+def test_a_tpm_that_is_full_for_a_moment_is_waited_for(
+    tpm: Tpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while another resource manager has its client's objects in the three slots."""
+    with ExitStack() as others:
+        for _ in range(3):
+            others.enter_context(tpm.srk("ecc256"))
+        monkeypatch.setattr(time, "sleep", lambda _: others.close())
+        with tpm.ek("EK-RSA2048") as made:
+            assert tpm.loaded() == {0x80000000}
+            assert made.public == tpm.public(0x81010001)
+
+
+def test_one_that_stays_full_is_full(tpm: Tpm) -> None:
+    with ExitStack() as others:
+        for _ in range(3):
+            others.enter_context(tpm.srk("ecc256"))
+        with pytest.raises(TpmFull, match="0x902"), tpm.ek("EK-RSA2048"):
+            pass
+
+
+def test_only_a_key_of_ours_is_evicted(tpm: Tpm) -> None:
+    with tpm.srk("ecc256") as srk:
+        tpm.persist(srk, SRK)
+    public, private = tpm.create_key(SRK, "ecc256")
+    with tpm.load(SRK, public, private) as key:
+        tpm.persist(key, KEY)
+    tpm.evict_ours(KEY)
+    assert tpm.public(KEY) is None
+    for foreign in (SRK, KEY, 0x81010001):
+        before = tpm.public(foreign)
+        with pytest.raises(HandleOccupied, match="not ours"):
+            tpm.evict_ours(foreign)
+        assert tpm.public(foreign) == before
 
 
 def test_no_tpm_says_what_to_do() -> None:

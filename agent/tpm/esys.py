@@ -33,6 +33,11 @@ RC_NV_UNINITIALIZED = 0x14A
 RC_AUTH = {0x98E, 0x9A2, 0x185}  # a password is missing or wrong, the hierarchy is disabled
 LATER = {0x908: "yielded", 0x90A: "testing", 0x920: "NV rate", 0x922: "retry", 0x923: "NV off"}
 PATIENCE = 60.0  # seconds; a self-test of a slow chip takes a few
+# No room for an object, or for a session. Another resource manager (tpm2-abrmd, for IoT Edge's key
+# service) loads those that a command of its client needs one by one, and takes them out when it is
+# answered; the kernel lets our commands in between.
+FULL = {0x902: "no room for objects", 0x903: "no room for sessions"}
+PATIENCE_IF_FULL = 2.0  # seconds: one that is really full is to be told so
 
 WORDS: dict[int, type[TpmError]] = {
     0x921: TpmLockout,
@@ -58,7 +63,7 @@ def speaking(doing: str) -> Iterator[None]:
 
 
 class Esys(ESAPI):  # type: ignore[misc]
-    """ESAPI whose commands wait, with growing pauses, while the TPM says "later"."""
+    """ESAPI whose commands wait, with growing pauses, while the TPM says "later" or "full"."""
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -68,14 +73,15 @@ class Esys(ESAPI):  # type: ignore[misc]
 def _patient(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def patiently(*args: Any, **kwargs: Any) -> Any:
-        pause, until = 0.05, time.monotonic() + PATIENCE
+        pause, started = 0.05, time.monotonic()
         while True:
             try:
                 return command(*args, **kwargs)
             except TSS2_Exception as e:
-                if e.rc not in LATER or time.monotonic() + pause > until:
+                patience = PATIENCE if e.rc in LATER else PATIENCE_IF_FULL if e.rc in FULL else 0
+                if time.monotonic() + pause > started + patience:
                     raise
-                log.debug("the TPM says '%s', waiting %.2f s", LATER[e.rc], pause)
+                log.debug("the TPM says '%s', waiting %.2f s", (LATER | FULL)[e.rc], pause)
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
