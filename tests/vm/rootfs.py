@@ -20,7 +20,7 @@ SYSTEM = [
 ]
 # What tpm2cloud and IoT Edge depend on, so that apt need not fetch it whenever they are built anew.
 DEPENDENCIES = [
-    *("python3", "tpm-udev", "tpm2-abrmd", "libtpm2-pkcs11-1"),
+    *("python3", "tpm-udev", "tpm2-abrmd", "libtpm2-pkcs11-1", "adduser", "psmisc"),
     *("libtss2-esys-3.0.2-0", "libtss2-mu0", "libtss2-rc0"),
     *("libtss2-tctildr0", "libtss2-tcti-device0", "libtss2-tcti-tabrmd0"),
 ]

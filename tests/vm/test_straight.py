@@ -1,0 +1,113 @@
+"""A golden image of packages, flashed onto a board with a TPM; nobody touches it."""
+
+import json
+import sys
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from tests.lab.world import World
+from tests.vm import journal
+from tests.vm.first import AFTER, AZIOT, CRITICAL_CHAIN, SERIAL, Watched
+from tests.vm.rootfs import CACHE
+from tests.vm.story import UNIT, Story, complaints
+
+STATE = f"systemctl show -p ActiveState -p NRestarts -p CPUUsageNSec {UNIT}"
+
+
+def shown(output: str) -> list[dict[str, str]]:
+    """What `systemctl show` says: a block for each unit."""
+    blocks = output.strip().split("\n\n")
+    return [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+
+
+def evidence(watched: Watched, service: str) -> list[dict[str, Any]]:
+    """What a service of IoT Edge wrote down of its own doing."""
+    with journal.of(watched.machine.disk) as disk:
+        lines = disk.read(f"/var/lib/aziot/{service}/log.jsonl").decode().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_it_ends_provisioned(watched: Watched) -> None:
+    status = watched.answers[0]["tpm2cloud status"]
+    assert status.status == 0, status.output
+    assert "This device is provisioned" in status.output
+    [unit] = shown(watched.answers[0][STATE].output)
+    assert (unit["ActiveState"], unit["NRestarts"]) == ("active", "0")
+
+
+def test_the_cloud_knows_it_by_its_serial_number(watched: Watched, world: World) -> None:
+    assigned = world.dps.assigned(SERIAL)
+    assert {a["subject"] for a in assigned} == {f"CN={SERIAL}"}
+    assert {a["issuer"] for a in assigned} == {"CN=Operations CA"}
+
+
+def test_iot_edge_says_the_same(watched: Watched) -> None:
+    provisioned = [e for e in evidence(watched, "identityd") if e["event"] == "provisioned"]
+    assert {e["registration"] for e in provisioned} == {SERIAL}
+    issued = [e for e in evidence(watched, "certd") if e["event"] == "issued"]
+    assert {e["subject"] for e in issued} == {f"CN={SERIAL}"}
+    signed = [e for e in evidence(watched, "keyd") if e["event"] == "signed"]
+    assert {e["through"] for e in signed} == {"pkcs11"}  # so the keys are in the token
+
+
+def test_its_ldevid_certificate_is_its_own(watched: Watched) -> None:
+    with journal.of(watched.machine.disk) as disk:
+        certificates = disk.read("/var/lib/tpm2cloud/ldevid.pem")
+    certificate = x509.load_pem_x509_certificates(certificates)[0]
+    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert name.value == SERIAL
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_no_unit_failed(watched: Watched, boot: int) -> None:
+    answers = watched.answers[boot]
+    assert answers["systemctl --failed --no-legend --plain"].output == ""
+    assert answers["systemctl is-system-running --wait"].output.strip() == "running"
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_no_service_crashed(watched: Watched, boot: int) -> None:
+    [question] = [q for q in watched.answers[boot] if AZIOT in q]
+    units = shown(watched.answers[boot][question].output)
+    assert [(u["ActiveState"], u["NRestarts"]) for u in units] == [("active", "0")] * 4, units
+
+
+def test_nothing_is_complained_of(watched: Watched) -> None:
+    found = watched.journal()
+    ours = found.entries("--identifier=tpm2cloud")
+    of_systemd = found.entries(f"--unit={UNIT}", "--unit=aziot-*", "--unit=tpm2-abrmd.service")
+    assert complaints(ours + of_systemd) == []
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_the_boot_does_not_wait_for_us(watched: Watched, boot: int) -> None:
+    answers = watched.answers[boot]
+    chain, after = answers[CRITICAL_CHAIN].output, answers[AFTER].output
+    assert "multi-user.target @" in chain
+    assert "tpm2cloud" not in chain + after, chain + after
+
+
+def test_the_time_it_takes_is_in_the_journal(watched: Watched) -> None:
+    first, second = (Story.of(watched.journal(), boot) for boot in (1, 2))
+    chain, cpu = (watched.answers[0][CRITICAL_CHAIN].output, shown_cpu(watched))
+    text = f"First boot\n{first.table()}\n\n{chain}\nSecond boot\n{second.table()}\n{cpu}\n"
+    (CACHE / "straight" / "timing.txt").write_text(text)
+    sys.stdout.write(text)
+    assert [s.name for s in first.steps] == [s.name for s in second.steps]
+
+
+def shown_cpu(watched: Watched) -> str:
+    return f"CPU time of {UNIT}: " + ", ".join(
+        f"{int(shown(answers[STATE].output)[0]['CPUUsageNSec']) / 1e9:.1f} s"
+        for answers in watched.answers
+    )
+
+
+def test_the_second_boot_finds_everything_done(watched: Watched) -> None:
+    second = Story.of(watched.journal(), 2)
+    assert [step.message for step in second.steps if not step.was_done] == []
+    assert watched.asked[1] == watched.asked[0]
+    assert watched.answers[1]["tpm2cloud status"].status == 0
