@@ -19,6 +19,9 @@ def catalog() -> str:
 
 
 def _entry(event: events.Event) -> str:
-    text = "\n\n".join(textwrap.fill(each, 78) for each in event.meaning.split("\n\n"))
+    text = "\n\n".join(
+        textwrap.fill(each, 78, break_on_hyphens=False, break_long_words=False)
+        for each in event.meaning.split("\n\n")
+    )
     entry = f"-- {event.message_id}\nSubject: {event.subject}\n{HEADER}\n{text}\n"
     return entry.replace("@TPM2CLOUD_", "@TPMCLOUD_")  # journalctl would leave it as it is

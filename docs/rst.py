@@ -49,4 +49,4 @@ def page(source: str, parts: Mapping[str, Callable[[], str]]) -> str:
     settings = {"halt_level": 2, "report_level": 5, "output_encoding": "unicode"}
     made: str = publish_string(text, writer="manpage", settings_overrides=settings)
     # As other pages have it; and commands that are not torn apart can be copied.
-    return made.replace("\n.SH Name\n", "\n.nh\n.ad l\n.SH NAME\n", 1)
+    return made.replace("\n.SH Name\n", "\n.nr HY 0\n.nh\n.ad l\n.SH NAME\n", 1)

@@ -182,6 +182,7 @@ def test_a_failure_is_one_entry_with_its_code_and_remedy(catalog: Path, tmp_path
 
 def test_every_step_is_an_entry_and_the_end_is_one(catalog: Path, make_device: MakeDevice) -> None:
     device = make_device()
+    device.configure({"pkcs11": {"owner": "root"}})  # whoever we are: in the namespace, that is us
     environment = [f"{name}={value}" for name, value in device.environment().items()]
     steps = [line.split()[0] for line in device.agent("provision", "--dry-run").stdout.splitlines()]
     found = journald.entries(catalog, ["env", *environment, *device.agent_command("provision")])

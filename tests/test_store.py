@@ -1,9 +1,6 @@
-"""Whole-or-nothing files, the lock, secrets, and where messages go."""
+"""Whole-or-nothing files, the lock, and secrets."""
 
-import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -85,21 +82,3 @@ def test_a_missing_secret_says_where_it_may_come_from(tmp_path: Path) -> None:
         credentials.read("est-password", None, "x.y")
     with pytest.raises(SecretUnreadable, match="No such file"):
         credentials.read("est-password", tmp_path / "none", "x.y")
-
-
-def test_priorities_reach_the_journal_and_only_the_journal(tmp_path: Path) -> None:
-    program = (
-        "import logging, os, sys; from agent import journal\n"
-        "here = os.fstat(2)\n"
-        "if sys.argv[1] == 'journal':\n"
-        "    os.environ['JOURNAL_STREAM'] = f'{here.st_dev}:{here.st_ino}'\n"
-        "journal.setup(); logging.getLogger('agent.x').error('a\\nb')"
-    )
-    for kind, said in {"journal": "<3>a\n<3>b\n", "terminal": "a\nb\n"}.items():
-        env = {**os.environ, "JOURNAL_STREAM": "1:1"}
-        done = subprocess.run(
-            [sys.executable, "-c", program, kind],
-            env=env, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert done.stderr == said
-    assert logging.getLogger("agent").handlers == []
