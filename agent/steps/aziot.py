@@ -63,6 +63,8 @@ def registration(conf: Config, state: State, who: Who) -> Step:
         secrets = desired.secrets() if desired else frozenset()
         if _was_applied(file, state) and _is_ours(_patiently(conf, who(), secrets), conf, who()):
             return
+        if store.exists(state.registration):
+            store.remove(state.registration)  # true no more, should this come to no end
         seconds = conf.aziot.timeout.total_seconds()
         aziot.apply(secrets, seconds)
         aziot.reprovision(secrets, seconds)
