@@ -15,6 +15,7 @@ from tests.vm.fleet import Fleet, keep
 from tests.vm.machine import Machine
 from tests.vm.rootfs import run
 
+Settings = Mapping[str, Any]
 Flash = Callable[..., Machine]
 Twin = Callable[[Machine], Machine]
 
@@ -49,13 +50,13 @@ def fleet(world: World, packages: list[Path], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def flash(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Flash]:
-    """`flash(serial, changes)`: a machine that just came from the line, off. What it said is kept
-    in .lab/vm, under the name of the test."""
+    """`flash(serial, changes, ...)`, as Fleet.flash: a machine that just came from the line, off.
+    What it said is kept in .lab/vm, under the name of the test."""
     with ExitStack() as stack:
         made: list[Machine] = []
 
-        def flashed(serial: str, changes: Mapping[str, Any] | None = None) -> Machine:
-            machine = fleet.flash(_short(request, len(made)), serial, changes)
+        def flashed(serial: str, changes: Settings | None = None, **more: Any) -> Machine:
+            machine = fleet.flash(_short(request, len(made)), serial, changes, **more)
             made.append(machine)
             stack.callback(keep, machine, _name(request, len(made)))
             stack.callback(machine.power_cut)

@@ -15,6 +15,7 @@ from tests.vm.machine import Machine
 
 # QEMU's firmware locks the platform hierarchy, as that of real boards does.
 BOARD = Board(readable=True)
+ANOTHER_BOARD = Board(id="board-0002", readable=True)
 PROVISIONED = r"tpm2cloud\[\d+\]: This device is provisioned"
 LINT = [str(AGENT), "lint-image"]
 
@@ -28,22 +29,32 @@ class Fleet:
         self._images: dict[str, Path] = {}
         world.board(BOARD)  # makes the maker, whose roots go into the image
 
-    def image(self, changes: Mapping[str, Any] | None = None) -> Path:
-        """The golden image, with these changes to the settings; made once, and found in order by
-        `tpm2cloud lint-image` before."""
-        key = json.dumps(changes or {}, sort_keys=True)
+    def image(self, changes: Mapping[str, Any], *, linted: bool) -> Path:
+        """The golden image, with these changes to the settings; made once. `linted`: only if
+        `tpm2cloud lint-image` has nothing against it."""
+        key = json.dumps(changes, sort_keys=True)
         if key not in self._images:
             disk = self.directory / f"golden{len(self._images)}.img"
-            image.build(self._root, golden.files(self.world, changes), disk)
+            files = golden.files(self.world, changes)
+            image.build(self._root, files, disk, LINT if linted else ())
             self._images[key] = disk
         return self._images[key]
 
-    def flash(self, name: str, serial: str, changes: Mapping[str, Any] | None = None) -> Machine:
-        """A board that just came from the line; `name` is its directory's."""
+    def flash(
+        self,
+        name: str,
+        serial: str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        board: Board = BOARD,
+        linted: bool = True,
+    ) -> Machine:
+        """A board that just came from the line; `name` is its directory's. Those with the same
+        `board` have the same TPM."""
         at = self.directory / name
         at.mkdir()
-        disk = image.copy(self.image(changes), at / "disk")
-        self.world.solder(BOARD, at / "tpm")
+        disk = image.copy(self.image(changes or {}, linted=linted), at / "disk")
+        self.world.solder(board, at / "tpm")
         return Machine(at, kernel=self._kernel, disk=disk, serial=serial)
 
     def twin(self, of: Machine, name: str) -> Machine:

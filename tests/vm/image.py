@@ -61,3 +61,19 @@ def copy(disk: Path, to: Path) -> Path:
     """A disk of its own for another machine; holes stay holes."""
     run(["cp", "--reflink=auto", "--sparse=always", str(disk), str(to)])
     return to
+
+
+def inject(disk: Path, files: Mapping[str, File]) -> None:
+    """Put files onto a disk that was unmounted properly; their directories are there, they not."""
+    with tempfile.TemporaryDirectory(dir=disk.parent) as scratch:
+        script = Path(scratch) / "script"
+        lines = []
+        for number, (name, file) in enumerate(files.items()):
+            source = Path(scratch) / str(number)
+            source.write_bytes(file.content)
+            lines += [f'write "{source}" "{name}"']
+            lines += [f'sif "{name}" {field} 0' for field in ("uid", "gid")]
+            lines += [f'sif "{name}" mode {0o100000 | file.mode:#o}']
+        script.write_text("\n".join(lines) + "\n")
+        debugfs = shutil.which("debugfs", path="/usr/sbin:/sbin") or "debugfs"
+        run([debugfs, "-w", "-f", str(script), str(disk)])
