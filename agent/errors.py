@@ -45,7 +45,7 @@ class ConfigError(AgentError):
     """The configuration cannot be used; the message lists every problem found in it."""
 
     code, status = "config-invalid", os.EX_CONFIG
-    remedy = "Edit the file (README, Configuration), then: tpm2cloud config"
+    remedy = "Edit the file (man tpm2cloud.toml says how), then: tpm2cloud config"
 
 
 class SecretUnreadable(ConfigError):
