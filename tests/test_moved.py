@@ -146,6 +146,17 @@ def test_for_a_tpm_of_an_unknown_maker_or_none_at_all_nothing_is_given_up(
     assert identity(device) == files
 
 
+def test_without_a_word_of_what_tpm_it_was_a_key_that_does_not_load_is_for_somebody_to_judge(
+    make_device: MakeDevice,
+) -> None:
+    device = provisioned(make_device())
+    files = identity(device)
+    State(device.state).tpm.write_text("damaged")
+    move(device, board(device))
+    refused(device, 69, "key-of-another-tpm")
+    assert identity(device) == files
+
+
 def test_a_locked_owner_hierarchy_is_no_other_tpm(make_device: MakeDevice) -> None:
     device = provisioned(make_device())
     files = identity(device)

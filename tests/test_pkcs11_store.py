@@ -177,6 +177,21 @@ def test_tokens_of_others_in_the_same_store_stay(device: Device) -> None:
     assert "label: second" in device.run("tpm2_ptool", "listtokens", "--pid", "2", *at(device))
 
 
+def test_a_token_that_is_removed_leaves_those_of_others(device: Device) -> None:
+    device.create(device.key("ecc256"))
+    pkcs11.create(device.directory, device.tpm, SRK, label="second", pins=PINS, owner=ME)
+    second = pkcs11.look(device.directory, "second")
+    for _ in range(2):
+        pkcs11.remove(device.directory, TOKEN)
+        assert pkcs11.look(device.directory, TOKEN) is None
+    assert pkcs11.look(device.directory, "second") == second
+    key = device.key("ecc256")
+    device.create(key)
+    assert device.look().holds("ldevid", key.public)
+    assert "label: second" in device.run("tpm2_ptool", "listtokens", "--pid", "2", *at(device))
+    pkcs11.remove(device.directory / "nothing", TOKEN)
+
+
 def at(device: Device) -> list[str | Path]:
     return ["--path", device.directory]
 

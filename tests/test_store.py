@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent import credentials, store
-from agent.errors import Busy, NoPermission, SecretUnreadable
+from agent.errors import Busy, NoPermission, PathUnusable, SecretUnreadable
 from agent.state import read_json
 
 
@@ -23,6 +23,34 @@ def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".x.new").write_text("half a fi")
     store.write(tmp_path / "x", b"whole")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_directory_is_emptied_and_stays_and_no_link_is_followed(tmp_path: Path) -> None:
+    full, elsewhere = tmp_path / "full", tmp_path / "elsewhere"
+    (full / "a/b").mkdir(parents=True)
+    elsewhere.mkdir()
+    for path in (full / "file", full / "a/b/file", elsewhere / "file"):
+        path.write_text("x")
+    (full / "link").symlink_to(elsewhere)
+    (full / "a/link").symlink_to(elsewhere)
+    full.chmod(0o710)
+    store.empty(full, only=("file", "not there"))
+    assert sorted(path.name for path in full.iterdir()) == ["a", "link"]
+    store.empty(full)
+    assert list(full.iterdir()) == []
+    assert full.stat().st_mode & 0o777 == 0o710
+    assert (elsewhere / "file").exists()
+    store.empty(tmp_path / "nothing")
+
+
+def test_a_link_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    """Whoever owns the directory above may have put it there."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PathUnusable):
+        store.empty(tmp_path / "link")
+    assert (tmp_path / "elsewhere/file").exists()
 
 
 def test_only_one_run_at_a_time(tmp_path: Path) -> None:
