@@ -55,8 +55,8 @@ class Machine:
         process.wait(self._swtpm, tpm.is_socket, log)
         log = self.directory / "qemu.log"
         self._qemu = process.start(self._command(tpm, shell, monitor), log)
-        self.shell = Shell(self._connect(shell))
-        self._monitor = self._connect(monitor).makefile("rw")
+        self.shell = self._open.enter_context(Shell(self._connect(shell)))
+        self._monitor = self._open.enter_context(self._connect(monitor).makefile("rw"))
         self._monitor.readline()
         self._qmp("qmp_capabilities")
         if not link:

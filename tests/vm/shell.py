@@ -7,6 +7,7 @@ printed in Base64. The first line is `ready`.
 import base64
 import socket
 from dataclasses import dataclass
+from typing import Self
 
 PATIENCE = 300.0
 SCRIPT = """\
@@ -50,6 +51,12 @@ class Shell:
         connected.settimeout(PATIENCE)
         self._connected, self._replies = connected, connected.makefile("rb")
         self._ready = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._replies.close()
 
     def __call__(self, command: str) -> Done:
         """Run it by bash as root, in /."""
