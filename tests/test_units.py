@@ -68,6 +68,8 @@ def test_it_waits_for_network_and_tpm_and_starts_without_them_too() -> None:
     for wanted in ("network-online.target", "dev-tpmrm0.device"):
         assert wanted in units.words(SERVICE, "Unit.Wants")
         assert wanted in units.words(SERVICE, "Unit.After")
+    for device in ("dev-tpmrm0.device", "dev-tpm0.device"):  # the other is tpm2-abrmd's
+        assert units.drop_in(device) == {"Unit.JobRunningTimeoutSec": ["30s"]}
     assert not {"Unit.Requires", "Unit.BindsTo", "Unit.Requisite"} & SERVICE.keys()
 
 
@@ -154,11 +156,12 @@ def test_the_default_tpm_is_the_one_device_that_is_there() -> None:
     assert SERVICE["Service.DeviceAllow"] == ["char-tpm rw"]
 
 
-def test_the_key_service_finds_the_store_and_may_use_the_tpm() -> None:
+def test_the_key_service_finds_the_store_and_with_the_tpm_service_may_use_the_tpm() -> None:
     keyd = units.drop_in("aziot-keyd.service")
     store = f"TPM2_PKCS11_STORE={config.Pkcs11().store}"
     assert keyd["Service.Environment"] == [store, "TPM2_PKCS11_TCTI=tabrmd:"]
-    assert keyd["Service.SupplementaryGroups"] == ["tss"]
+    for settings in (keyd, units.drop_in("aziot-tpmd.service")):
+        assert settings["Service.SupplementaryGroups"] == ["tss"]
     assert keyd["Unit.After"] == keyd["Unit.Wants"] == ["tpm2-abrmd.service"]
 
 
