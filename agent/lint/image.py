@@ -39,9 +39,9 @@ class Image:
         return self.real(directory or "/") / name if name not in ("", "..") else self.real(path)
 
     def shown(self, path: str) -> Path:
-        """For a person: the same, or for want of it the path below the root."""
+        """For a person: the same below the root as she gave it, or for want of it just that."""
         try:
-            return self.outside(path)
+            return self.given / self.outside(path).relative_to(self._root)
         except Unseen:
             return self.given / path.lstrip("/")
 
