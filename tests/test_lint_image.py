@@ -137,7 +137,7 @@ def test_an_administrators_preset_hides_a_vendors_of_the_same_name(root: Root) -
 
 
 def test_the_drop_ins_that_are_looked_for_are_those_of_the_package() -> None:
-    assert {path.name.removesuffix(".d") for path in (TOP / "systemd").glob("*.d")} == set(
+    assert {path.name.removesuffix(".d") for path in (TOP / "systemd").glob("aziot-*.d")} == set(
         units.ADDED
     )
 
@@ -145,7 +145,7 @@ def test_the_drop_ins_that_are_looked_for_are_those_of_the_package() -> None:
 def test_the_presets_of_systemctl_agree(root: Root) -> None:
     """What systemd's own tool makes of these files."""
     root.write("etc/systemd/system-preset/10-x.preset", "disable aziot-cert*\nenable aziot-*\n")
-    names = [name for name in (*units.ADDED, *units.OURS) if not name.endswith(".device")]
+    names = [*units.ADDED, *units.OURS]
     done = subprocess.run(
         ["systemctl", f"--root={root.path}", "preset", *names], capture_output=True, check=False
     )

@@ -269,7 +269,7 @@ AZIOT_SERVICE_ENABLED = Rule(
 DROP_IN_ABSENT = Rule(
     "drop-in-absent",
     ERROR,
-    "What tpm2cloud adds to another unit is not there, or hidden.",
+    "What tpm2cloud adds to a unit of IoT Edge is not there, or hidden.",
     "Remove what hides it in /etc/systemd/system, or install the package tpm2cloud anew",
 )
 

@@ -12,9 +12,9 @@ OURS = ("tpm2cloud-firstboot.service", "tpm2cloud.target")  # the target starts 
 SOCKETS = ("aziot-keyd.socket", "aziot-certd.socket", "aziot-identityd.socket")
 TPMD = "aziot-tpmd.socket"
 ACTIVATED = tuple(socket.replace(".socket", ".service") for socket in (*SOCKETS, TPMD))
-DROP_IN = "10-tpm2cloud.conf"  # what the package adds to:
+DROP_IN = "10-tpm2cloud.conf"  # what the package adds to IoT Edge's units:
 EDGED = ("aziot-edged.service", "aziot-edged.mgmt.socket", "aziot-edged.workload.socket")
-ADDED = (*SOCKETS, TPMD, *ACTIVATED, *EDGED, "dev-tpmrm0.device")
+ADDED = (*SOCKETS, TPMD, *ACTIVATED, *EDGED)
 CLOCKS = (
     "systemd-timesyncd.service",
     "chrony.service",
