@@ -3,6 +3,7 @@ code is found for: test_lint.py."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -262,3 +263,20 @@ def test_this_machine_is_no_golden_image() -> None:
     assert {"config-absent", "unit-absent"} & {
         f["code"] for f in json.loads(done.stdout)["findings"]
     }
+
+
+# --- for image builders --------------------------------------------------------------------------
+
+
+def test_the_example_of_a_site_is_fit_for_an_image(root: Root) -> None:
+    shutil.copytree(TOP / "docs/examples/site", root.path, dirs_exist_ok=True)
+    root.write(f"{SYSTEM}/ssh.service", tree.PLAIN)
+    assert root.codes() == set()
+
+
+def test_what_the_page_for_image_builders_names_is_there() -> None:
+    page = (TOP / "docs/golden-image.md").read_text()
+    for path in re.findall(r"docs/examples/[\w./-]*\w", page):
+        assert (TOP / path).exists(), path
+    codes = {rule.code for rule in lint.every_code()}
+    assert set(re.findall(r"(?m)^    (?:error|warning): .* \[([a-z0-9-]+)\]$", page)) <= codes
