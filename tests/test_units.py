@@ -139,7 +139,8 @@ def test_the_places_where_the_agent_writes_by_default_are_writable() -> None:
     state = Path("/var/lib", SERVICE["Service.StateDirectory"][0])
     assert state == config.VAR
     writable = [state, *map(Path, re.findall("-(/.+?)(?: |$)", writes()))]
-    for place in (config.Pkcs11().store, config.Aziot().directory):
+    aziot = config.Aziot()
+    for place in (config.Pkcs11().store, aziot.directory, aziot.state):
         assert any(place.is_relative_to(each) for each in writable), place
 
 
