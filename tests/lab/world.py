@@ -13,7 +13,7 @@ from tests.lab.est import EstServer
 from tests.lab.provisioning import Dps
 
 USER = "device"
-HOST = "lab.example"  # what devices with a network of their own call this machine
+HOST = "cloud.lab.test"  # what devices with a network of their own call this machine
 
 
 class World:

@@ -3,9 +3,11 @@
 Nothing needs root: where we are not, user namespaces keep the owners (mmdebstrap(1), "MODES").
 """
 
+import fcntl
 import hashlib
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab.process import TOP
@@ -17,6 +19,7 @@ SOURCES = [Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/source
 SYSTEM = [
     "linux-image-cloud-amd64",  # NVMe, ext4 and the TPM built in: boots without an initrd
     *("systemd-sysv", "udev", "dbus", "kmod", "iproute2", "ca-certificates"),
+    "systemd-timesyncd",
 ]
 # What tpm2cloud and IoT Edge depend on, so that apt need not fetch it whenever they are built anew.
 DEPENDENCIES = [
@@ -66,14 +69,23 @@ def _made(name: str, command: list[str], sources: list[str], inputs: Sequence[Pa
     for path in inputs:
         digest.update(path.read_bytes())
     made = CACHE / f"{name}-{digest.hexdigest()[:16]}.tar"
-    if not made.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        for old in CACHE.glob(f"{name}-*.tar"):
-            old.unlink()
-        new = made.with_suffix(".new.tar")
-        run([*command, str(new), *sources])
-        new.rename(made)
+    with _alone(name):
+        if not made.exists():
+            for old in CACHE.glob(f"{name}-*.tar"):
+                old.unlink()
+            new = made.with_suffix(".new.tar")
+            run([*command, str(new), *sources])
+            new.rename(made)
     return made
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """No other run of the tests makes the same meanwhile."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run(command: Sequence[str]) -> str:

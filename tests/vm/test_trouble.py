@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lab.world import World
+from tests.lab.world import HOST, World
 from tests.vm.conftest import Flash
 from tests.vm.fleet import PROVISIONED, capture
 from tests.vm.machine import Machine
@@ -10,7 +10,7 @@ from tests.vm.story import UNIT
 
 pytestmark = pytest.mark.vm
 
-TYPO = {"ldevid": {"est": {"ulr": "https://lab.example/", "url": None}}}
+TYPO = {"ldevid": {"est": {"ulr": "https://cloud.lab.test/", "url": None}}}
 ADMIN = "sed -i 's|^ulr = .*|url = \"{url}\"|' /etc/tpm2cloud/config.toml"
 
 
@@ -52,8 +52,8 @@ def test_a_cable_that_is_pulled(flash: Flash) -> None:
     machine.power_on()
     machine.wait(r"tpm2cloud\[\d+\]: tpm .* done")
     machine.link(up=False)
-    machine.wait(r"tpm2cloud\[\d+\]: ldevid-cert: cannot .*lab\.example.*\[unreachable\]")
-    status(machine, 3, "[unreachable]", "lab.example")
+    machine.wait(r"tpm2cloud\[\d+\]: ldevid-cert: cannot .*cloud\.lab\.test.*\[unreachable\]")
+    status(machine, 3, "[unreachable]", "cloud.lab.test")
     machine.link(up=True)
     ends_well(machine)
 
@@ -64,7 +64,7 @@ def test_an_est_server_that_is_down(flash: Flash, world: World) -> None:
         machine.power_on()
         machine.wait(r"tpm2cloud\[\d+\]: ldevid-cert: cannot .*\[unreachable\]")
         machine.shell.output("until systemctl -q is-active multi-user.target; do sleep 1; done")
-        said = status(machine, 3, "[unreachable]", "lab.example", "Remedy: ")
+        said = status(machine, 3, "[unreachable]", "cloud.lab.test", "Remedy: ")
         assert shows(machine, "ActiveState", "SubState") == ["activating", "auto-restart"]
         assert machine.shell.output("systemctl --failed --no-legend --plain") == ""
         systemctl = machine.shell(f"systemctl status --no-pager --full {UNIT}").output
@@ -75,7 +75,7 @@ def test_an_est_server_that_is_down(flash: Flash, world: World) -> None:
 def test_a_wrong_configuration(flash: Flash, world: World) -> None:
     machine = flash("SN-TYPO", TYPO, linted=False)
     machine.power_on()
-    machine.wait(r"tpm2cloud\[\d+\]: .*ldevid\.est\.ulr.*\[config-invalid\]")
+    machine.wait(r"ldevid\.est\.ulr: unknown setting, did you mean url\?")
     machine.shell.output(f"while systemctl -q is-active {UNIT}; do sleep 1; done")
     said = shows(machine, "ActiveState", "ExecMainStatus", "NRestarts")
     assert said == ["failed", "78", "0"]  # and no other try is planned
@@ -85,7 +85,7 @@ def test_a_wrong_configuration(flash: Flash, world: World) -> None:
     text = f"$ tpm2cloud status\n{said_status.output}\n$ systemctl status\n{systemctl}"
     capture("wrong-configuration", text)
 
-    url = world.owner_est.url("mtls").replace("localhost", "lab.example")
+    url = world.owner_est.url("mtls").replace("localhost", HOST)
     machine.shell.output(ADMIN.format(url=url))
     machine.shell.output(f"systemctl --no-block restart {UNIT}")
     ends_well(machine)
