@@ -184,6 +184,11 @@ def test_a_secret_that_is_needed_may_be_in_the_credential_store(
     assert root.codes() == set()
 
 
+def test_what_is_no_secret_may_be_in_the_credential_store_for_all_to_read(root: Root) -> None:
+    root.write("etc/credstore/firstboot.locale", "C.UTF-8", 0o644)
+    assert root.codes() == set()
+
+
 def test_a_drop_in_may_load_a_secret_from_elsewhere(root: Root) -> None:
     root.add(f"[ldevid.est]\n{BASIC}")
     root.write(

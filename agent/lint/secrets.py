@@ -77,7 +77,7 @@ def _unusable(image: Image, path: str) -> str | None:
 def private(image: Image, conf: Config | None) -> Iterator[Finding]:
     """Files of secrets are root's alone."""
     named = [secret.file for secret in needed(conf) if secret.file] if conf else []
-    stored = [path for store in STORES for path, _ in image.below(store)]
+    stored = [path for store in STORES for path, _ in image.below(store) if not _public(path)]
     loaded = [value.partition(":")[2] for value, _ in _loaded(image)]
     for path in dict.fromkeys([*stored, *named, *(p for p in loaded if p.startswith("/"))]):
         found = image.stat(path)
@@ -86,6 +86,11 @@ def private(image: Image, conf: Config | None) -> Iterator[Finding]:
         if found.st_mode & 0o077 or found.st_uid != image.owner:
             how = f"mode {stat.S_IMODE(found.st_mode):04o}, user id {found.st_uid}"
             yield rules.SECRET_READABLE.at(image, path, f"others than root may read it: {how}")
+
+
+def _public(path: str) -> bool:
+    """What systemd itself takes from there and is no secret: locale, time zone, sysctl, ..."""
+    return path.rpartition("/")[2].startswith(("firstboot.", "sysctl.", "tmpfiles.", "vconsole."))
 
 
 def _loaded(image: Image) -> list[tuple[str, str]]:
