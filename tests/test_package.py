@@ -76,6 +76,13 @@ def test_holds_what_a_device_needs_and_no_more(package: Deb) -> None:
     modes = {each[0] for each in listed}
     assert modes == {"drwxr-xr-x", "-rw-r--r--", "-rwxr-xr-x", "lrwxrwxrwx"}
     assert {f"{ETC}/config.d/", f"{ETC}/tpm-roots.d/", f"{ETC}/config.toml.example"} <= {*names}
+    share = "/usr/share"
+    assert {
+        *(f"{share}/man/{page}.gz" for page in ("man8/tpm2cloud.8", "man5/tpm2cloud.toml.5")),
+        f"{share}/bash-completion/completions/tpm2cloud",
+        f"{share}/zsh/vendor-completions/_tpm2cloud",
+        "/usr/lib/systemd/catalog/tpm2cloud.catalog",
+    } <= {*names}
     for unit in (TOP / "systemd").glob("*.*"):
         assert any(name.rstrip("/").endswith(f"/{unit.name}") for name in names), unit
 
