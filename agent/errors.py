@@ -443,6 +443,16 @@ class IotedgeFailed(Later):
     remedy = "Look at: iotedge check; journalctl -u aziot-identityd -u aziot-certd -u aziot-keyd"
 
 
+class HubNotReached(Later):
+    """DPS assigned this device to an IoT hub, but IoT Edge could not ask that for its modules."""
+
+    code = "hub-not-reached"
+    remedy = (
+        "Can {hub} be reached from here (DNS, TCP 443 and 8883)? See: journalctl -u "
+        "aziot-identityd; it is tried again"
+    )
+
+
 class NotProvisioned(Later):
     """IoT Edge has the configuration, but does not report this device as provisioned."""
 

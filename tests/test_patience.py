@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import MakeDevice
 from tests.lab.device import Device
+from tests.lab.provisioning import HUB
 from tests.test_aziot_identity import DEVICE, DPS, NOT_FOUND, Service
 from tests.test_bad_input import refused
 from tests.test_provision import provisioned
@@ -110,3 +111,29 @@ def test_one_that_is_nobody_or_somebody_else_is_reprovisioned(
 ) -> None:
     odd.replies["/identities/device"] = answer
     assert verbs(provisioned(make_device()), odd) == "config apply\nsystem reprovision\n"
+
+
+def test_a_hub_that_cannot_be_reached_is_named_and_nothing_is_restarted_for_it(
+    make_device: MakeDevice,
+) -> None:
+    """The real service registers first, then asks the hub for its modules, and answers 404 if that
+    fails; by then it knows who it is."""
+    device = make_device()
+    real = (device.bin / "iotedge").readlink()
+    (device.bin / "real").symlink_to(real)
+    (device.bin / "iotedge").unlink()
+    log = device.directory / "verbs"
+    script = f"""#!/bin/sh
+        echo "$@" >>{log}
+        {device.bin}/real "$@" || exit
+        [ "$1" = config ] || {{ echo 'Failed to reprovision: 404 Not Found'; exit 1; }}
+    """
+    (device.bin / "iotedge").write_text(script)
+    (device.bin / "iotedge").chmod(0o755)
+    for _ in range(2):
+        said = refused(device, 75, "hub-not-reached")
+        assert f"Can {HUB} be reached" in said
+    assert log.read_text().split("\n")[:3] == ["config apply", *["system reprovision"] * 2]
+    (device.bin / "iotedge").write_text(script.replace("exit 1", "exit 0"))
+    provisioned(device)
+    assert log.read_text().count("config apply") == 1

@@ -7,7 +7,14 @@ from typing import TypeGuard
 
 from agent import aziot, aziot_config, aziot_identity, config, credentials, inputs, store
 from agent.config import Config
-from agent.errors import IotedgeMissing, ModuleMissing, NotProvisioned, SecretUnreadable
+from agent.errors import (
+    HubNotReached,
+    IotedgeFailed,
+    IotedgeMissing,
+    ModuleMissing,
+    NotProvisioned,
+    SecretUnreadable,
+)
 from agent.state import State, read_json, write_json
 from agent.steps import Step
 from agent.steps.token import KEY, Token
@@ -63,12 +70,13 @@ def registration(conf: Config, state: State, who: Who) -> Step:
         secrets = desired.secrets() if desired else frozenset()
         if _was_applied(file, state) and _is_ours(_patiently(conf, who(), secrets), conf, who()):
             return
-        if store.exists(state.registration):
-            store.remove(state.registration)  # true no more, should this come to no end
         seconds = conf.aziot.timeout.total_seconds()
-        aziot.apply(secrets, seconds)
-        aziot.reprovision(secrets, seconds)
-        aziot_identity.confirm(who(), conf.dps.id_scope, conf.aziot.identity_socket, seconds)
+        if not _was_given(file, state):
+            if store.exists(state.registration):
+                store.remove(state.registration)  # true no more, should this come to no end
+            aziot.apply(secrets, seconds)
+            write_json(state.registration, {"given": sha256(file).hexdigest()}, mode=0o644)
+        _register(conf, state, who(), secrets)
         write_json(state.registration, {"config": sha256(file).hexdigest()}, mode=0o644)
 
     return Step("registration", done, apply)
@@ -78,6 +86,32 @@ def _was_applied(file: bytes, state: State) -> bool:
     """IoT Edge was provisioned with just this configuration once."""
     kept = read_json(state.registration)
     return kept is not None and kept.get("config") == sha256(file).hexdigest()
+
+
+def _was_given(file: bytes, state: State) -> bool:
+    """`iotedge config apply` worked with just this configuration, and what came after it did not.
+    Once more would restart the services for nothing, and needs the container engine."""
+    kept = read_json(state.registration)
+    return kept is not None and kept.get("given") == sha256(file).hexdigest()
+
+
+def _register(conf: Config, state: State, who: str, secrets: Collection[str]) -> None:
+    """Let the identity service ask DPS, and believe only what it then says itself."""
+    at, seconds = conf.aziot.identity_socket, conf.aziot.timeout.total_seconds()
+    try:
+        aziot.reprovision(secrets, seconds)
+        aziot_identity.confirm(who, conf.dps.id_scope, at, seconds)
+    except (IotedgeFailed, NotProvisioned) as e:
+        now = aziot_identity.provisioning(at)
+        if not now.settled:
+            store.remove(state.registration)  # nobody there: the next run starts it anew
+        if isinstance(e, IotedgeFailed) and _is_ours(now, conf, who):
+            raise HubNotReached(
+                f"cannot complete the registration: DPS assigned '{now.device_id}' to the hub "
+                f"'{now.hub}', but the identity service could not talk to that: {e}",
+                hub=now.hub,
+            ) from e
+        raise
 
 
 def _patiently(conf: Config, who: str, secrets: Collection[str]) -> aziot_identity.Known:
