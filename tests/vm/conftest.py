@@ -1,5 +1,6 @@
 """Fixtures: a fleet, machines of it, and one that has been through its first two boots."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,8 +45,13 @@ def watched(fleet: Fleet) -> Watched:
 
 
 @pytest.fixture(scope="session")
-def fleet(world: World, packages: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    return Fleet(world, tmp_path_factory.mktemp("fleet"), packages)
+def fleet(
+    world: World, packages: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """Its disks, of 400 MB each, do not outlive the run."""
+    directory = tmp_path_factory.mktemp("fleet")
+    yield Fleet(world, directory, packages)
+    shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -58,6 +64,7 @@ def flash(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Flash]:
         def flashed(serial: str, changes: Settings | None = None, **more: Any) -> Machine:
             machine = fleet.flash(_short(request, len(made)), serial, changes, **more)
             made.append(machine)
+            stack.callback(shutil.rmtree, machine.directory)
             stack.callback(keep, machine, _name(request, len(made)))
             stack.callback(machine.power_cut)
             return machine
@@ -74,6 +81,7 @@ def twin(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Twin]:
         def copied(machine: Machine) -> Machine:
             copy = fleet.twin(machine, f"{_short(request, len(made))}t")
             made.append(copy)
+            stack.callback(shutil.rmtree, copy.directory)
             stack.callback(keep, copy, f"{_name(request, len(made))}-twin")
             stack.callback(copy.power_cut)
             return copy

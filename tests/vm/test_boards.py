@@ -67,7 +67,7 @@ def test_a_disk_in_another_board_stops_where_the_owner_wants_that(
     swap_board(machine, world, "SN-STOP")
     machine.power_on()
     machine.wait(r"tpm2cloud\[\d+\]: same-tpm: cannot use .*\[tpm-changed\]")
-    machine.shell.output(f"while systemctl -q is-active {UNIT}; do sleep 1; done")
+    machine.shell.output(f"until systemctl -q is-failed {UNIT}; do sleep 1; done")
     status(machine, 4, "[tpm-changed]", "Remedy: ")
     assert shows(machine, "ActiveState", "NRestarts") == ["failed", "0"]
     assert not world.dps.assigned("SN-STOP")
