@@ -41,6 +41,7 @@ def provision(args: argparse.Namespace) -> int:
         seconds = f"{time.monotonic() - started:.2f}"
         about = journal.about(events.PROVISIONED, seconds=seconds)
         log.info("This device is provisioned (%s s).", seconds, extra=about)
+        journal.sync()
     return 0
 
 
@@ -213,6 +214,10 @@ def _main() -> int:
     except AgentError as e:
         _explain(e)
         return e.status
+    except Exception as e:
+        log.exception("a bug of tpm2cloud:")
+        _explain(AgentError(f"cannot go on: {type(e).__name__}"))
+        return AgentError.status
     except KeyboardInterrupt:
         return 130
 

@@ -53,8 +53,8 @@ class SecretUnreadable(ConfigError):
 
     code = "secret-unreadable"
     remedy = (
-        "Provide it as the credential '{name}' (LoadCredential={name}:FILE in the unit), or name a "
-        "file that only its owner can read (chmod 0600) in '{setting}'"
+        "Put it into /etc/credstore/{name} (chmod 0600), where the service takes it from, or name "
+        "another file that only its owner can read in '{setting}'"
     )
 
 
@@ -163,6 +163,16 @@ class NoPermission(AgentError):
     remedy = "Run it as root (sudo), or let this user open {path}"
 
 
+class ReadOnly(NoPermission):
+    """A place that must be written to is on a read-only file system, or the service may not."""
+
+    code = "read-only"
+    remedy = (
+        "Make the file system of {path} writable. Of a writable one, the service sees as read-only "
+        "what its unit does not name: systemctl edit tpm2cloud-firstboot, ReadWritePaths="
+    )
+
+
 # --- 69: no usable TPM ---------------------------------------------------------------------------
 
 
@@ -177,7 +187,10 @@ class TpmUnavailable(TpmError):
     """No TPM answers where tpm.tcti says that there is one."""
 
     code = "tpm-unavailable"
-    remedy = "Check tpm.tcti, that the TPM is enabled (firmware, device tree), and: ls -l /dev/tpm*"
+    remedy = (
+        "Check that the TPM is enabled (firmware, device tree), tpm.tcti, and: ls -l /dev/tpm*. "
+        "The service sees /dev/tpmrm0 only: for another, BindPaths= and DeviceAllow= in a drop-in"
+    )
 
 
 class TpmLockout(TpmError):

@@ -4,11 +4,14 @@ import logging
 import os
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from agent.events import Event
+
+log = logging.getLogger(__name__)
 
 SOCKET = Path("/run/systemd/journal/socket")
 CGROUP = Path("/proc/self/cgroup")
@@ -106,6 +109,16 @@ def on_journal() -> bool:
         return False
     here = os.fstat(sys.stderr.fileno())
     return os.environ.get("JOURNAL_STREAM") == f"{here.st_dev}:{here.st_ino}"
+
+
+def sync() -> None:
+    """What journald has, on disk: by itself it takes five minutes (journald.conf(5)), and a unit that
+    stays active after its process ended well has no hook for it."""
+    try:
+        command = ["journalctl", "--sync"]
+        subprocess.run(command, capture_output=True, timeout=30, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as e:
+        log.debug("cannot sync the journal, ignoring: %s", e)
 
 
 def tell_systemd(state: str) -> None:

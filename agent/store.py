@@ -13,7 +13,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from agent.errors import Busy, DiskFull, NoPermission, PathUnusable
+from agent.errors import Busy, DiskFull, NoPermission, PathUnusable, ReadOnly
 
 
 def write(
@@ -74,11 +74,14 @@ def read(path: Path) -> bytes | None:
 
 @contextlib.contextmanager
 def permitted(path: Path) -> Iterator[None]:
-    """What the file system says when it will not: NoPermission, DiskFull, else PathUnusable."""
+    """What the file system says when it will not: NoPermission, ReadOnly, DiskFull, else
+    PathUnusable."""
     try:
         yield
     except OSError as e:
-        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if e.errno == errno.EROFS:
+            raise ReadOnly(f"cannot write '{path}': {e.strerror}", path=path) from e
+        if e.errno in (errno.EACCES, errno.EPERM):
             raise NoPermission(f"cannot use '{path}': {e.strerror}", path=path) from e
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise DiskFull(f"cannot write '{path}': {e.strerror}", path=path) from e
@@ -108,9 +111,10 @@ def lock(directory: Path) -> Iterator[None]:
             directory.chmod(0o755)  # whatever the umask: IoT Edge's services look into it
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            raise ReadOnly(f"cannot write '{directory}': read-only file system", path=directory)
         if not os.access(directory, os.W_OK):
-            why = "no permission to write into it, or a read-only file system"
-            raise NoPermission(f"cannot use '{directory}': {why}", path=directory)
+            raise NoPermission(f"cannot write '{directory}': permission denied", path=directory)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

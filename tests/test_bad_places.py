@@ -39,6 +39,18 @@ def test_a_user_who_may_not_look_is_told_so(make_device: MakeDevice) -> None:
     assert "Traceback" not in status.stderr + done.stderr
 
 
+@pytest.mark.parametrize("place", ["state", "aziot"])
+def test_a_read_only_place_is_called_that(make_device: MakeDevice, place: str) -> None:
+    """As the service's sandbox makes them, or a root file system that updates exchange."""
+    device = make_device()
+    path = getattr(device, place)
+    script = f'mount --bind {path} {path} && mount -o remount,bind,ro {path} && exec "$@"'
+    sandbox = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    done = device.run([*sandbox, *device.agent_command("provision")])
+    assert (done.returncode, "[read-only]" in done.stderr) == (77, True), done.stderr
+    assert device.agent("provision").returncode == 0
+
+
 def test_status_tells_what_stopped_a_run_before_its_first_step(make_device: MakeDevice) -> None:
     device = make_device(auth="basic")
     secret = (device.credentials / "est-password").read_bytes()

@@ -102,7 +102,7 @@ def test_a_bad_secret_is_named_and_not_shown(
     with pytest.raises(SecretUnreadable, match=why) as e:
         credentials.read("est-password", tmp_path / "secret", "ldevid.est.password_file")
     assert "hunter2" not in f"{e.value} {e.value.__cause__!r} {e.value.remedy}"
-    assert "LoadCredential=est-password:" in e.value.remedy
+    assert "/etc/credstore/est-password" in e.value.remedy
 
 
 def test_a_missing_secret_says_where_it_may_come_from(tmp_path: Path) -> None:
