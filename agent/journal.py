@@ -112,8 +112,8 @@ def on_journal() -> bool:
 
 
 def sync() -> None:
-    """What journald has, on disk: by itself it takes five minutes (journald.conf(5)), and a unit that
-    stays active after its process ended well has no hook for it."""
+    """What journald has, on disk: by itself it takes five minutes (journald.conf(5)). A unit that
+    stays active after its process ended well has no hook for this."""
     try:
         command = ["journalctl", "--sync"]
         subprocess.run(command, capture_output=True, timeout=30, check=True)  # noqa: S603
