@@ -15,7 +15,8 @@ from tests.vm.shell import Shell
 
 # For one event in a guest on a machine that is busy with other things as well.
 PATIENCE = 300.0
-KERNEL = "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 mitigations=off"
+# What the kernel does not know (systemd does) goes into the environment of its init.
+KERNEL = "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 mitigations=off SYSTEMD_COLORS=0"
 
 
 class Machine:
