@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What needs the TPM is imported by the verb that does: `tpm2cloud config` must not wait for it.
 
 log = logging.getLogger(__name__)
+PASSWORD = 64  # bytes of a TPM2B_AUTH (TPM 2.0 Library, part 2, 10.4.2, 10.4.5)
 
 
 def provision(args: argparse.Namespace) -> int:
@@ -53,7 +54,7 @@ def _dry_run(conf: config.Config, state: State) -> int:
         width = max(len(step.name) for step in steps)
         for step in steps:
             was = plan.at(step, step.done)
-            print(f"{step.name:{width}}  {f'done: {was}' if was else 'would be done'}")
+            _say(f"{step.name:{width}}  {f'done: {was}' if was else 'would be done'}")
     return 0
 
 
@@ -64,9 +65,9 @@ def status(args: argparse.Namespace) -> int:
     with _tpm(conf) as tpm:
         seen = status.look(plan.plan(conf, tpm, state), state)
     if args.json:
-        print(json.dumps(status.as_json(seen), indent=2))
+        _say(json.dumps(status.as_json(seen), indent=2))
     else:
-        print("\n".join(status.as_text(seen)))
+        _say("\n".join(status.as_text(seen)))
     return status.verdict(seen)
 
 
@@ -76,13 +77,13 @@ def identity(args: argparse.Namespace) -> int:
     conf = config.load(args.config)
     with _tpm(conf) as tpm:
         found = identity.gather(tpm, deviceid.resolve(conf.device.id))
-    print(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
+    _say(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
     return 0
 
 
 def show_config(args: argparse.Namespace) -> int:
     for at, value, origin in config.effective(args.config):
-        print(f"{at} = {config.written(value)}  # {origin}")
+        _say(f"{at} = {config.written(value)}  # {origin}")
     return 0
 
 
@@ -90,8 +91,18 @@ def lint_image(args: argparse.Namespace) -> int:
     from agent import lint
 
     found = lint.look(args.root, args.config)
-    print(lint.as_json(args.root, found) if args.json else "\n".join(lint.as_text(found)))
+    _say(lint.as_json(args.root, found) if args.json else "\n".join(lint.as_text(found)))
     return 1 if lint.errors(found) else 0
+
+
+def _say(text: str) -> None:
+    """What was asked for. A reader who has seen enough and is gone (`| head`) is no failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Nor at the end, when what is left in the buffer is written.
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device)
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _root_directory(text: str) -> Path:
@@ -114,7 +125,8 @@ def _state() -> State:
 def _tpm(conf: config.Config, ledger: Path | None = None) -> Iterator["Tpm"]:
     from agent.tpm import Tpm
 
-    named = {name: credentials.optional(f"tpm-{name}-auth") for name in ("owner", "endorsement")}
+    names = ("owner", "endorsement")
+    named = {name: credentials.optional(f"tpm-{name}-auth", PASSWORD) for name in names}
     auths = {name: auth for name, auth in named.items() if auth is not None}
     with Tpm(conf.tpm.tcti, auths, ledger) as tpm:
         yield tpm

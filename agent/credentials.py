@@ -34,9 +34,13 @@ def read(name: str, file: Path | None, setting: str) -> str:
         ) from None  # a UnicodeDecodeError carries what it could not decode
 
 
-def optional(name: str) -> bytes | None:
-    """A credential that need not be there."""
-    return read(name, None, name).encode() if _credential(name) else None
+def optional(name: str, most: int = MAX) -> bytes | None:
+    """A credential that need not be there, of at most `most` bytes. Raises SecretUnreadable."""
+    found = read(name, None, name).encode() if _credential(name) else None
+    if found is not None and len(found) > most:
+        why = f"it is longer than {most} bytes"
+        raise SecretUnreadable(f"cannot use the secret '{name}': {why}", name=name, setting=name)
+    return found
 
 
 def _credential(name: str) -> Path | None:

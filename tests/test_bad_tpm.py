@@ -203,6 +203,8 @@ def test_a_tpm_with_a_password_on_the_owner_hierarchy(make_device: MakeDevice) -
     tools(device, "tpm2_changeauth", "-c", "owner", "s3cret")
     said = refused(device, 69, "tpm-auth")
     assert "tpm-owner-auth" in said
+    pki.write_private(device.credentials / "tpm-owner-auth", b"x" * 65)
+    refused(device, 78, "secret-unreadable")
     pki.write_private(device.credentials / "tpm-owner-auth", b"s3cret")
     done = device.agent("provision")
     assert done.returncode == 0, done.stderr

@@ -254,6 +254,18 @@ def test_the_command_tells_a_builder_and_a_script(root: Root) -> None:
     assert told["findings"][0].keys() == {"code", "severity", "path", "message", "remedy"}
 
 
+def test_who_reads_the_first_lines_only_gets_them_and_no_complaint(root: Root) -> None:
+    for name in range(100):
+        root.write(f"etc/ssh/ssh_host_{name}_key", "x")
+    run = [sys.executable, "-m", "agent.cli", "lint-image", str(root.path)]
+    with subprocess.Popen(run, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ours:
+        assert ours.stdout is not None
+        assert ours.stderr is not None
+        ours.stdout.close()
+        assert ours.stderr.read() == b""
+    assert ours.returncode == 1
+
+
 def test_what_is_no_root_directory_is_a_usage_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         done = command("lint-image", str(path))
