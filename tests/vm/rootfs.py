@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,8 +80,19 @@ def _made(name: str, command: list[str], sources: list[str], inputs: Sequence[Pa
                 old.unlink()
             new = made.with_suffix(".new.tar")
             run([*command, str(new), *sources])
+            _trim(new)
             new.rename(made)
     return made
+
+
+def _trim(archive: Path) -> None:
+    """No more at its end than the two empty blocks that say so (512 bytes each). A tar that reads
+    from a pipe goes away at these, and who still writes then, as mmdebstrap's hook, dies of it."""
+    with tarfile.open(archive) as members:
+        for _ in members:
+            pass
+        end = members.offset
+    os.truncate(archive, end + 2 * tarfile.BLOCKSIZE)
 
 
 @contextmanager
