@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from agent.errors import AgentError, NoPermission
+from agent.errors import AgentError, Later, NoPermission, every_error
 from agent.state import State, read_json
 from agent.steps import Step
 
@@ -20,11 +20,11 @@ SENTENCES = {
 
 @dataclass(frozen=True)
 class Seen:
-    """One step: 'done' with its evidence, 'to do', 'failed' with a code and a remedy, or 'unknown'
-    to this user."""
+    """One step: 'done' with its evidence, 'to do', 'waiting' (what stopped it is tried again) or
+    'failed' with a code and a remedy, or 'unknown' to this user."""
 
     step: str
-    state: Literal["done", "to do", "failed", "unknown"]
+    state: Literal["done", "to do", "waiting", "failed", "unknown"]
     detail: str = ""
     code: str | None = None
     remedy: str | None = None
@@ -44,7 +44,7 @@ def _once(seen: Sequence[Seen]) -> list[Seen]:
     """What keeps several steps from being looked at is told at the first of them."""
     first: dict[str, str] = {}
     for each in seen:
-        if each.state == "failed":
+        if each.state in ("waiting", "failed"):
             first.setdefault(each.detail, each.step)
     return [_as(each, first.get(each.detail, each.step)) for each in seen]
 
@@ -59,7 +59,7 @@ def _look(step: Step, last: dict[str, Any]) -> Seen:
     except NoPermission as e:
         return Seen(step.name, "unknown", str(e), e.code, e.remedy)
     except AgentError as e:
-        return Seen(step.name, "failed", str(e), e.code, e.remedy)
+        return Seen(step.name, _state(e.code), str(e), e.code, e.remedy)
     if evidence is not None:
         return Seen(step.name, "done", evidence)
     if last.get("step") == step.name:
@@ -69,15 +69,22 @@ def _look(step: Step, last: dict[str, Any]) -> Seen:
 
 def _failed(name: str, last: dict[str, Any]) -> Seen:
     when = f"{last.get('message')} (last tried {last.get('at')})"
-    return Seen(name, "failed", when, last.get("code"), last.get("remedy"))
+    code = last.get("code")
+    return Seen(name, _state(code), when, code, last.get("remedy"))
+
+
+def _state(code: str | None) -> Literal["waiting", "failed"]:
+    """What passes by itself is no failure: nobody need go there."""
+    return "waiting" if code in {error.code for error in every_error(Later)} else "failed"
 
 
 def verdict(seen: Sequence[Seen]) -> int:
-    """The exit status: 0 provisioned, 3 not yet, 4 failed, 77 not for this user to know."""
+    """The exit status: 0 provisioned, 3 not yet (something to do, or waiting), 4 failed, 77 not for
+    this user to know."""
     states = {each.state for each in seen}
     if "unknown" in states:
         return UNKNOWN
-    return FAILED if "failed" in states else NOT_YET if "to do" in states else PROVISIONED
+    return FAILED if "failed" in states else NOT_YET if states != {"done"} else PROVISIONED
 
 
 def as_json(seen: Sequence[Seen]) -> dict[str, Any]:
@@ -92,4 +99,5 @@ def as_text(seen: Sequence[Seen]) -> Iterator[str]:
         yield f"{each.step:{width}}  {each.state:7}  {each.detail}{code}".rstrip()
         if each.remedy:
             yield f"{'':{width}}           Remedy: {each.remedy}"
-    yield f"This device is {SENTENCES[verdict(seen)]}."
+    waits = verdict(seen) == NOT_YET and any(each.state == "waiting" for each in seen)
+    yield f"This device is {SENTENCES[verdict(seen)]}{'; it is tried again' if waits else ''}."
