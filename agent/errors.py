@@ -196,8 +196,8 @@ class TpmUnavailable(TpmError):
 class TpmLockout(TpmError):
     """The TPM is in dictionary-attack lockout, after too many wrong passwords."""
 
-    code = "tpm-lockout"
-    remedy = "Wait for the lockout to expire, or: tpm2_dictionarylockout --clear-lockout"
+    code, status = "tpm-lockout", os.EX_TEMPFAIL  # it expires by itself
+    remedy = "Let it expire (it is tried again), or: tpm2_dictionarylockout --clear-lockout"
 
 
 class TpmAuth(TpmError):
@@ -270,6 +270,16 @@ class TpmChanged(TpmError):
     remedy = (
         "Put this disk back into its own device. Or let it become the device that it is in now: "
         "set device.moved = 'start-over', then: systemctl restart tpm2cloud-firstboot"
+    )
+
+
+class TpmOfAnotherTcti(TpmChanged):
+    """The TPM is another one than that of the last run, because tpm.tcti names another one."""
+
+    code = "tpm-of-another-tcti"
+    remedy = (
+        "If it is not meant, set tpm.tcti back to '{was}'. If it is: take the line \"tcti\" out of "
+        "{path}, and device.moved decides"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from agent.errors import AgentError, Later, NoPermission, every_error
+from agent.errors import AgentError, NoPermission, every_error
 from agent.state import State, read_json
 from agent.steps import Step
 
@@ -75,7 +75,11 @@ def _failed(name: str, last: dict[str, Any]) -> Seen:
 
 def _state(code: str | None) -> Literal["waiting", "failed"]:
     """What passes by itself is no failure: nobody need go there."""
-    return "waiting" if code in {error.code for error in every_error(Later)} else "failed"
+    return "waiting" if code in _passing() else "failed"
+
+
+def _passing() -> set[str]:
+    return {error.code for error in every_error() if error.status == os.EX_TEMPFAIL}
 
 
 def verdict(seen: Sequence[Seen]) -> int:

@@ -11,7 +11,7 @@ from agent.state import State
 from agent.steps import ldevid_key, srk
 from agent.tpm import Public, Tpm
 from tests.conftest import MakeDevice
-from tests.lab import crash
+from tests.lab import crash, swtpm
 from tests.lab.device import Device
 from tests.lab.factory import Board
 from tests.test_bad_input import refused, tools
@@ -110,6 +110,24 @@ def test_where_policy_says_stop_a_moved_disk_waits_for_somebody(make_device: Mak
     assert "[tpm-changed]" in device.agent("status").stdout
     device.configure({"device": {"moved": "start-over"}})  # what the remedy says
     provisioned(device)
+
+
+def test_another_tpm_that_somebody_configures_is_no_reason_to_start_over(
+    make_device: MakeDevice,
+) -> None:
+    """A device may have two, or a trial be made on it; the same one by another way is the same."""
+    device = provisioned(make_device())
+    files, there = identity(device), board(device)
+    with swtpm.running(there) as tcti:
+        device.configure({"tpm": {"tcti": tcti}})
+        said = refused(device, 69, "tpm-of-another-tcti")
+        assert f"set tpm.tcti back to '{device.tcti}'" in said
+        assert identity(device) == files
+    link = device.directory / "same"
+    link.symlink_to(device.tpm)
+    device.configure({"tpm": {"tcti": swtpm.tcti(link)}})
+    assert STARTS_OVER not in provisioned(device).agent("provision").stderr
+    assert {path: files[path] for path in identity(device)} == identity(device)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def _register(conf: Config, state: State, who: str, secrets: Collection[str]) ->
         aziot_identity.confirm(who, conf.dps.id_scope, at, seconds)
     except (IotedgeFailed, NotProvisioned) as e:
         now = aziot_identity.provisioning(at)
-        if not now.settled:
+        if isinstance(now, aziot_identity.Unknown) and not now.listens:
             store.remove(state.registration)  # nobody there: the next run starts it anew
         if isinstance(e, IotedgeFailed) and _is_ours(now, conf, who):
             raise HubNotReached(

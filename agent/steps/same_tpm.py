@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from agent import aziot, journal, pkcs11, store
 from agent.config import Config
-from agent.errors import TpmChanged
+from agent.errors import TpmChanged, TpmOfAnotherTcti
 from agent.events import STARTED_OVER
 from agent.state import State, read_json, write_json
 from agent.steps import Step, ek, ldevid_key, srk
@@ -40,20 +40,25 @@ def same_tpm(tpm: Tpm, conf: Config, state: State) -> Step:
         kept, now = _kept(state), tpm.public(srk.HANDLE)
         if kept is None or now is None:
             return None
-        if _same(tpm, kept, now, state):
-            return f"that of the last run, with the SRK sha256:{kept['srk'][:16]}"
-        if conf.device.moved == "stop":
-            raise TpmChanged(f"cannot use what is in '{state.directory}': {_why(tpm, kept)}")
-        return None
+        if not _same(tpm, kept, now, state):
+            _may_start_over(conf, state, kept, _why(tpm, kept))
+            return None
+        if _was_at(kept, conf) != conf.tpm.tcti:
+            return None  # the same, by another way
+        return f"that of the last run, with the SRK sha256:{kept['srk'][:16]}"
 
     def apply() -> None:
         kept, now = _kept(state), tpm.public(srk.HANDLE)
         if now is None:
             raise RuntimeError("the SRK is made before it is remembered")
-        if kept is not None:
+        if kept is not None and not _same(tpm, kept, now, state):
             _start_over(conf, state, _why(tpm, kept))
         found = ek.public(tpm)
-        made_with = {"ek": _digest(found) if found else None, "srk": _digest(now)}
+        made_with = {
+            "ek": _digest(found) if found else None,
+            "srk": _digest(now),
+            "tcti": conf.tpm.tcti,
+        }
         write_json(state.tpm, made_with, mode=0o644)
 
     return Step("same-tpm", done, apply)
@@ -75,6 +80,21 @@ def _same(tpm: Tpm, kept: dict[str, str], now: Public, state: State) -> bool:
         return True
     ours, there = ldevid_key.read(state.ldevid_key), tpm.public(ldevid_key.HANDLE)
     return ours is not None and there is not None and ours.public == there.blob
+
+
+def _was_at(kept: dict[str, str], conf: Config) -> str:
+    """The TCTI of the last run."""
+    return kept.get("tcti", conf.tpm.tcti)
+
+
+def _may_start_over(conf: Config, state: State, kept: dict[str, str], why: str) -> None:
+    """Not because somebody tries another TPM of the same device. Raises TpmChanged."""
+    what, was = f"cannot use what is in '{state.directory}'", _was_at(kept, conf)
+    if was != conf.tpm.tcti:
+        why = f"it was made with the TPM at '{was}', and tpm.tcti is '{conf.tpm.tcti}'"
+        raise TpmOfAnotherTcti(f"{what}: {why}", was=was, path=state.tpm)
+    if conf.device.moved == "stop":
+        raise TpmChanged(f"{what}: {why}")
 
 
 def _why(tpm: Tpm, kept: dict[str, str]) -> str:
