@@ -64,6 +64,7 @@ def golden(debs: Sequence[Path]) -> Path:
     names = " ".join(f"/{deb.name}" for deb in debs)
     install = f"""chroot "$1" sh -c 'apt-get -q -y install {names} && rm {names}'"""
     command = ["mmdebstrap", "--variant=custom", f"--setup-hook=tar-in {below} /"]
+    command += ['--setup-hook=mkdir -p "$1/dev"']  # for mmdebstrap to put devices there
     command += ["--skip=setup,update,cleanup"]
     return _made("golden", [*command, *uploads, f"--customize-hook={install}", ""], [], debs)
 
