@@ -8,10 +8,10 @@ import pytest
 
 import agent
 from agent import config
-from tests.lab.process import TOP
+from tests.lab.process import TOP, run
 from tests.package import chroot, deb
 from tests.package.chroot import Chroot
-from tests.package.deb import Deb, run
+from tests.package.deb import Deb
 
 HOME = "/usr/lib/tpm2cloud"
 STATE = "/var/lib/tpm2cloud"

@@ -34,6 +34,29 @@ def start(
         )
 
 
+def ask(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, at the top of the checkout; `stdout` has what it says, there or as an
+    error."""
+    return subprocess.run(
+        command,
+        cwd=TOP,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def run(*command: str | Path) -> str:
+    """What a program says; quoted, if it fails."""
+    done = ask(*command)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-4000:]}")
+    return done.stdout
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.process import TOP
-from tests.package.deb import run
+from tests.lab.process import TOP, ask, run
 
 CACHE = TOP / ".lab" / "chroot"
 SUITE = "bookworm"
@@ -63,15 +62,7 @@ class Chroot:
         self.tree = tree
 
     def ask(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            _as_root(ENTER, self.tree, *command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        return ask(*_as_root(ENTER, self.tree, *command))
 
     def run(self, *command: str) -> str:
         done = self.ask(*command)

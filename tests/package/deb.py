@@ -1,28 +1,10 @@
 """The package, built as README says, and what can be read off it without installing it."""
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.process import TOP
-
-
-def run(*command: str | Path) -> str:
-    """What a command prints; quoted, if it fails."""
-    done = subprocess.run(
-        command,
-        cwd=TOP,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-4000:]}")
-    return done.stdout
+from tests.lab.process import TOP, run
 
 
 @dataclass(frozen=True)

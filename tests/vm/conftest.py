@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from tests.lab import aziot
-from tests.lab.process import TOP
+from tests.lab.process import TOP, run
 from tests.lab.world import World
 from tests.vm.first import Watched, watch
 from tests.vm.fleet import Fleet, keep
 from tests.vm.machine import Machine
-from tests.vm.rootfs import run
 
 Settings = Mapping[str, Any]
 Flash = Callable[..., Machine]
@@ -29,7 +28,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def ours(suffix: str = "") -> Path:
     """Our package; with a suffix to its version, the next one."""
-    run([str(TOP / "debian" / "build"), *(["--suffix", suffix] if suffix else [])])
+    run(TOP / "debian" / "build", *(["--suffix", suffix] if suffix else []))
     [found] = [
         deb
         for deb in TOP.glob(f"dist/tpm2cloud_*{suffix}_amd64.deb")

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.rootfs import CACHE, run
+from tests.lab.process import run
+from tests.vm.rootfs import CACHE
 
 MKIMAGE = Path(__file__).with_name("mkimage")
 
@@ -35,7 +36,7 @@ def build(root: Path, files: Mapping[str, File], disk: Path, check: Sequence[str
             path.write_bytes(file.content)
             path.chmod(file.mode)
         tree = Path(scratch) / "tree"
-        run([*as_root(), str(MKIMAGE), *map(str, (tree, root, overlay, disk)), *check])
+        run(*as_root(), MKIMAGE, tree, root, overlay, disk, *check)
 
 
 def as_root() -> list[str]:
@@ -51,7 +52,7 @@ def kernel(root: Path) -> Path:
         for old in CACHE.glob("*.vmlinuz"):
             old.unlink()
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-            run(["tar", "-C", scratch, "-xf", str(root), "--wildcards", "./boot/vmlinuz-*"])
+            run("tar", "-C", scratch, "-xf", root, "--wildcards", "./boot/vmlinuz-*")
             [found] = Path(scratch).glob("boot/vmlinuz-*")
             shutil.move(found, made)
     return made
@@ -59,7 +60,7 @@ def kernel(root: Path) -> Path:
 
 def copy(disk: Path, to: Path) -> Path:
     """A disk of its own for another machine; holes stay holes."""
-    run(["cp", "--reflink=auto", "--sparse=always", str(disk), str(to)])
+    run("cp", "--reflink=auto", "--sparse=always", disk, to)
     return to
 
 
@@ -76,4 +77,4 @@ def inject(disk: Path, files: Mapping[str, File]) -> None:
             lines += [f'sif "{name}" mode {0o100000 | file.mode:#o}']
         script.write_text("\n".join(lines) + "\n")
         debugfs = shutil.which("debugfs", path="/usr/sbin:/sbin") or "debugfs"
-        run([debugfs, "-w", "-f", str(script), str(disk)])
+        run(debugfs, "-w", "-f", script, disk)

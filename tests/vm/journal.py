@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.lab.process import run
 from tests.vm import image
-from tests.vm.rootfs import run
 
 Entry = dict[str, Any]
 SBIN = "/usr/sbin:/sbin"
@@ -63,7 +63,7 @@ class Journal:
 
     def text(self, *arguments: str) -> str:
         own = ["--no-pager", "--quiet", f"--directory={self._directory}"]
-        return run(["journalctl", *own, *arguments])
+        return run("journalctl", *own, *arguments)
 
 
 def journal(disk: Path, to: Path) -> Journal:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.process import TOP
+from tests.lab.process import TOP, run
 
 CACHE = TOP / ".lab" / "vm"
 SUITE = "bookworm"
@@ -80,7 +80,7 @@ def _made(name: str, command: list[str], sources: list[str], inputs: Sequence[Pa
             for old in CACHE.glob(f"{name}-*.tar"):
                 old.unlink()
             new = made.with_suffix(".new.tar")
-            run([*command, str(new), *sources])
+            run(*command, new, *sources)
             _trim(new)
             new.rename(made)
     return made
@@ -103,19 +103,3 @@ def _alone(name: str) -> Iterator[None]:
     with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def run(command: Sequence[str]) -> str:
-    """What a command prints; quoted, if it fails."""
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-4000:]}")
-    return done.stdout
