@@ -35,8 +35,7 @@ def start(
 
 
 def ask(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, at the top of the checkout; `stdout` has what it says, there or as an
-    error."""
+    """Run a program to its end, at the top of the checkout; `stdout` has what it says anywhere."""
     return subprocess.run(
         command,
         cwd=TOP,
