@@ -103,8 +103,8 @@ def _register(conf: Config, state: State, who: str, secrets: Collection[str]) ->
         aziot_identity.confirm(who, conf.dps.id_scope, at, seconds)
     except (IotedgeFailed, NotProvisioned) as e:
         now = aziot_identity.provisioning(at)
-        if isinstance(now, aziot_identity.Unknown) and not now.listens:
-            store.remove(state.registration)  # nobody there: the next run starts it anew
+        if not now.settled:
+            store.remove(state.registration)  # down, or it hangs: the next run starts it anew
         if isinstance(e, IotedgeFailed) and _is_ours(now, conf, who):
             raise HubNotReached(
                 f"cannot complete the registration: DPS assigned '{now.device_id}' to the hub "
