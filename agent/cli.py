@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from agent import __version__, config, credentials, deviceid, events, journal, store
+from agent import __version__, config, config_factory, credentials, deviceid, events, journal, store
 from agent.errors import AgentError
 from agent.state import State, write_json
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What needs the TPM is imported by the verb that does: `tpm2cloud config` must not wait for it.
 
 log = logging.getLogger(__name__)
+CONFIG = config.ETC / "config.toml"
 PASSWORD = 64  # bytes of a TPM2B_AUTH (TPM 2.0 Library, part 2, 10.4.2, 10.4.5)
 
 
@@ -82,9 +83,17 @@ def identity(args: argparse.Namespace) -> int:
 
 
 def show_config(args: argparse.Namespace) -> int:
-    for at, value, origin in config.effective(args.config):
+    found: tuple[Any, Any] = (
+        config_factory.read(_manufacture_toml(args)) if args.factory else config.read(args.config)
+    )
+    for at, value, origin in config.effective(*found):
         _say(f"{at} = {config.written(value)}  # {origin}")
     return 0
+
+
+def _manufacture_toml(args: argparse.Namespace) -> Path:
+    given: Path = args.config
+    return config_factory.FILE if given == CONFIG else given
 
 
 def lint_image(args: argparse.Namespace) -> int:
@@ -165,9 +174,8 @@ def parser() -> argparse.ArgumentParser:
     )
     version = f"%(prog)s {__version__}"
     top.add_argument("--version", action="version", version=version, help="print the version")
-    at = config.ETC / "config.toml"
-    help = f"the configuration, instead of {at}; its drop-ins are in config.d beside it"
-    top.add_argument("--config", type=Path, default=at, metavar="FILE", help=help)
+    help = f"the configuration, instead of {CONFIG}; its drop-ins are in config.d beside it"
+    top.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=help)
     top.add_argument("--debug", action="store_true", help="say more, show tracebacks")
     verbs = top.add_subparsers(metavar="COMMAND", required=True)
     add = verbs.add_parser(
@@ -192,6 +200,8 @@ def parser() -> argparse.ArgumentParser:
         description="The settings in force, each with the file that it comes from, or 'default'; "
         "or all that is wrong with them.",
     )
+    help = f"those of the factory step: of {config_factory.FILE}, or of what --config names"
+    add.add_argument("--factory", action="store_true", help=help)
     add.set_defaults(verb=show_config)
     add = verbs.add_parser(
         "identity",

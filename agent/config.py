@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from agent import schema
@@ -15,11 +15,12 @@ from agent.errors import ConfigError
 
 ETC = Path("/etc/tpm2cloud")
 VAR = Path("/var/lib/tpm2cloud")
+T = TypeVar("T")
 Problems = Iterator[tuple[str, str]]
 HOST_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}|[0-9A-Fa-f:]+")  # RFC 1123, 2.1; IPv6
 
 
-def _https(url: str) -> str | None:
+def https_problem(url: str) -> str | None:
     """What is wrong with an https URL, or None."""
     try:
         parts = urlsplit(url)
@@ -37,8 +38,8 @@ def _https(url: str) -> str | None:
     return None
 
 
-def _credential(url: str, auth: str, username: str | None) -> Problems:
-    if what := _https(url):
+def login_problems(url: str, auth: str, username: str | None) -> Problems:
+    if what := https_problem(url):
         yield "url", what
     if auth == "basic" and not username:
         yield "username", "required, for auth = 'basic'"
@@ -54,9 +55,10 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tpm:
+class Chip:
+    """The TPM, as it comes from its maker: what the factory is concerned with, too."""
+
     tcti: str = "device:/dev/tpmrm0"
-    key: Literal["ecc256", "rsa2048"] = "ecc256"
     manufacturer_roots: tuple[Path, ...] = (
         Path("/usr/share/tpm2cloud/tpm-roots.d"),
         ETC / "tpm-roots.d",
@@ -69,9 +71,15 @@ class Tpm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tpm(Chip):
+    key: Literal["ecc256", "rsa2048"] = "ecc256"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Idevid:
     require: bool = True
     trust: Path = ETC / "idevid-ca.pem"
+    certificate: Path = VAR / "idevid.pem"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +94,7 @@ class LdevidEst:
     timeout: timedelta = timedelta(seconds=30)
 
     def problems(self) -> Problems:
-        yield from _credential(self.url, self.auth, self.username)
+        yield from login_problems(self.url, self.auth, self.username)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +144,7 @@ class Operational:
             if self.url is None:
                 yield "url", "required, for issued_by = 'est'"
             else:
-                yield from _credential(self.url, self.auth, self.username)
+                yield from login_problems(self.url, self.auth, self.username)
         if not re.fullmatch("[1-9][0-9]?%", self.renew_at):
             yield "renew_at", f"must be '1%' to '99%' of the lifetime, not {self.renew_at!r}"
 
@@ -160,7 +168,7 @@ class Dps:
     attestation: Literal["x509", "tpm"] = "x509"
 
     def problems(self) -> Problems:
-        if what := _https(self.endpoint):
+        if what := https_problem(self.endpoint):
             yield "endpoint", what
         if not self.id_scope.strip():
             yield "id_scope", "must not be empty"
@@ -200,37 +208,40 @@ class Config:
             yield "edge_ca.issued_by", "'est' needs operational.issued_by = 'est'"
 
 
-def files(path: Path) -> list[Path]:
+def files(path: Path, drop_ins: str = "config.d") -> list[Path]:
     """The file itself, then its drop-ins `config.d/*.toml` in the order of their names. Raises
-    OSError: glob() would pass over a directory that may not be read."""
-    drop_ins = path.parent / "config.d"
+    ConfigError: glob() would pass over a directory that may not be read."""
     try:
-        found = sorted(drop_ins.iterdir())
+        found = sorted((path.parent / drop_ins).iterdir())
     except FileNotFoundError:
         found = []
+    except OSError as e:
+        raise ConfigError(f"cannot read '{e.filename}': {e.strerror}") from e
     return [path, *(each for each in found if each.suffix == ".toml")]
 
 
 def load(path: Path) -> Config:
     """Read and check everything; raises ConfigError with every problem found."""
-    return _load(path)[0]
+    return read(path)[0]
 
 
-def _load(path: Path) -> tuple[Config, schema.Tree]:
-    found = schema.Found(path)
-    try:
-        tree = schema.read(files(path), found)
-    except OSError as e:
-        raise ConfigError(f"cannot read '{e.filename}': {e.strerror}") from e
-    config = None if found.problems else schema.build(Config, tree, found)
+def read(path: Path) -> tuple[Config, schema.Tree]:
+    return of_files(Config, files(path))
+
+
+def of_files(cls: type[T], paths: Sequence[Path]) -> tuple[T, schema.Tree]:
+    """What these files say, later ones over earlier ones, as a `cls`; and which of them says what.
+    Raises ConfigError."""
+    found = schema.Found(paths[0])
+    tree = schema.read(paths, found)
+    config = None if found.problems else schema.build(cls, tree, found)
     if found.problems or config is None:
         raise ConfigError("cannot use the configuration:\n  " + "\n  ".join(found.problems))
     return config, tree
 
 
-def effective(path: Path) -> Iterator[tuple[str, Any, str]]:
+def effective(config: Any, tree: schema.Tree) -> Iterator[tuple[str, Any, str]]:
     """Each setting as it counts: path, value, and the file it comes from or 'default'."""
-    config, tree = _load(path)
     origins = {at: str(leaf.origin) for at, leaf in schema.leaves(tree)}
     for at, value in _walk(config, ""):
         yield at, value, origins.get(at, "default")
