@@ -25,6 +25,7 @@ ALLOWED = {
     "deviceid": {"errors"},
     "x509": {"errors"},
     "x509_issued": {"errors", "x509"},
+    "x509_ek": {"errors", "x509"},
     "tls": {"errors"},
     "http": {"errors", "tls"},
     "est": {"errors", "http"},
@@ -39,6 +40,7 @@ ALLOWED = {
     "config": {"errors", "schema"},
     "events": {"errors"},
     "journal": {"events"},
+    "ek": {"errors", "tpm", "x509", "x509_ek"},
 }
 
 
