@@ -1,6 +1,8 @@
 """Secrets: systemd's credentials first, then a file that nobody but its owner may read.
 
-They are read where they are used and never kept, logged or put into an exception.
+The service gets credentials from systemd; who runs a command by hand has them read from where
+systemd would take them. They are read where they are used and never kept, logged or put into an
+exception.
 """
 
 import os
@@ -10,6 +12,7 @@ from pathlib import Path
 from agent.errors import NoPermission, SecretUnreadable
 
 MAX = 4096  # bytes; no password is longer
+STORES = (Path("/etc/credstore"), Path("/run/credstore"))  # systemd.exec(5), LoadCredential=
 
 
 def read(name: str, file: Path | None, setting: str) -> str:
@@ -18,7 +21,7 @@ def read(name: str, file: Path | None, setting: str) -> str:
     One line end at the end is not part of it. `setting` is what names the file. Raises
     SecretUnreadable.
     """
-    path = _credential(name) or file
+    path, given = _credential(name) or file, "CREDENTIALS_DIRECTORY" in os.environ
     if path is None:
         raise SecretUnreadable(
             f"cannot read the secret '{name}': no such credential, and {setting} is not set",
@@ -26,7 +29,7 @@ def read(name: str, file: Path | None, setting: str) -> str:
             setting=setting,
         )
     try:
-        return text_of(path, private=path == file)
+        return text_of(path, private=path == file or not given)
     except (OSError, ValueError) as e:
         why = e.strerror if isinstance(e, OSError) else e
         raise SecretUnreadable(
@@ -44,12 +47,18 @@ def optional(name: str, most: int = MAX) -> bytes | None:
 
 
 def _credential(name: str) -> Path | None:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(directory, name) if directory else None
+    given = os.environ.get("CREDENTIALS_DIRECTORY")
+    places = [Path(given, name)] if given else [store / name for store in STORES]
+    return next(filter(_exists, places), None)
+
+
+def _exists(path: Path) -> bool:
+    """A secret that is not for us must not be taken for none. Raises NoPermission."""
     try:
-        return path if path and path.exists() else None
+        return path.exists()
     except PermissionError as e:
-        raise NoPermission(f"cannot look into '{directory}': {e.strerror}", path=directory) from e
+        at = path.parent
+        raise NoPermission(f"cannot look into '{at}': {e.strerror}", path=at) from e
 
 
 def text_of(path: Path, *, private: bool) -> str:

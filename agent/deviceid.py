@@ -19,6 +19,14 @@ NO_SERIAL = {
 
 
 def resolve(template: str, root: Path = Path("/")) -> str:
+    """A registration id: the text with {serial} and so on filled in. Raises DeviceIdInvalid."""
+    found = filled(template, root)
+    if not LEGAL.fullmatch(found):
+        raise DeviceIdInvalid(f"cannot use the device id '{found}': not a legal registration id")
+    return found
+
+
+def filled(template: str, root: Path = Path("/")) -> str:
     """The text with {serial}, {machine-id}, {mac} and {hash} filled in. Raises DeviceIdInvalid."""
 
     def fill(match: re.Match[str]) -> str:
@@ -30,10 +38,7 @@ def resolve(template: str, root: Path = Path("/")) -> str:
             raise DeviceIdInvalid(f"cannot make the device id: this device has no {{{name}}}")
         return value
 
-    found = re.sub(r"\{([^{}]*)\}", fill, template)
-    if not LEGAL.fullmatch(found):
-        raise DeviceIdInvalid(f"cannot use the device id '{found}': not a legal registration id")
-    return found
+    return re.sub(r"\{([^{}]*)\}", fill, template)
 
 
 def serial(root: Path) -> str:

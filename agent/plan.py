@@ -14,8 +14,9 @@ from agent.events import STEP_ALREADY_DONE, STEP_DONE, Event
 from agent.state import State
 from agent.steps import Step, aziot, preflight
 from agent.steps.ek import ek
+from agent.steps.enrol import load
 from agent.steps.idevid import idevid
-from agent.steps.ldevid_cert import ldevid_cert, load
+from agent.steps.ldevid_cert import ldevid_cert
 from agent.steps.ldevid_key import ldevid_key
 from agent.steps.same_tpm import same_tpm
 from agent.steps.srk import srk
@@ -45,14 +46,14 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
         yield srk(tpm, "rsa2048", must_be_rsa=True)
         yield same_tpm(tpm, config, state)
         return
-    yield idevid(tpm, require=config.idevid.require, trust=config.idevid.trust)
+    yield idevid(tpm, config.idevid)
     yield srk(tpm, config.tpm.key)
     yield same_tpm(tpm, config, state)
     if config.ldevid is not None:
         ours = Token(config.pkcs11, state)
         yield ldevid_key(tpm, state.ldevid_key, config.tpm.key, ours.recover, load)
         yield token(tpm, ours, state.ldevid_key)
-        yield ldevid_cert(tpm, config.ldevid, config.idevid.trust, state, who)
+        yield ldevid_cert(tpm, config.ldevid, config.idevid, state, who)
 
 
 def run(steps: Sequence[Step]) -> None:

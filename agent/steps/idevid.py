@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cryptography.x509 import Certificate
 
-from agent import x509
+from agent import config, store, x509
 from agent.errors import (
     ClockImplausible,
     IdevidAbsent,
@@ -21,19 +21,23 @@ from agent.tpm import Tpm
 HANDLE, INDEX = 0x81020000, 0x01C90000
 
 
-def idevid(tpm: Tpm, *, require: bool, trust: Path) -> Step:
+def idevid(tpm: Tpm, conf: config.Idevid) -> Step:
     def done() -> str:
-        if not require and tpm.public(HANDLE) is None and tpm.nv_read(INDEX) is None:
+        if (
+            not conf.require
+            and tpm.public(HANDLE) is None
+            and stored(tpm, conf.certificate) is None
+        ):
             return "none, and none is required"
-        leaf = chain(tpm, trust)[0]
+        leaf = chain(tpm, conf.trust, conf.certificate)[0]
         return f"{HANDLE:#x} {x509.describe(leaf)}"
 
     return look("idevid", done)
 
 
-def chain(tpm: Tpm, trust: Path) -> list[Certificate]:
+def chain(tpm: Tpm, trust: Path, file: Path) -> list[Certificate]:
     """The checked IDevID certificate and its issuers, leaf first, the anchor last."""
-    leaf = certificate(tpm)
+    leaf = certificate(tpm, file)
     _check_key(tpm, leaf)
     now = datetime.now(UTC)
     start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
@@ -54,14 +58,24 @@ def chain(tpm: Tpm, trust: Path) -> list[Certificate]:
         raise IdevidUntrusted(f"cannot trust the IDevID: {e}") from e
 
 
-def certificate(tpm: Tpm) -> Certificate:
-    """Raises IdevidAbsent, IdevidInvalid."""
-    if (data := tpm.nv_read(INDEX)) is None:
-        raise IdevidAbsent(f"cannot find the IDevID: no certificate at NV {INDEX:#x}")
+def certificate(tpm: Tpm, file: Path = config.VAR / "idevid.pem") -> Certificate:
+    """From NV, or from `file` where the TPM had no room. Raises IdevidAbsent, IdevidInvalid."""
+    if (found := stored(tpm, file)) is None:
+        why = f"no certificate at NV {INDEX:#x}, nor in '{file}'"
+        raise IdevidAbsent(f"cannot find the IDevID: {why}")
+    data, place = found
     try:
-        return x509.leading(data)
+        return x509.leading(data) if place != str(file) else x509.parse(data)[0]
     except ValueError as e:
-        raise IdevidInvalid(f"cannot read the IDevID certificate at NV {INDEX:#x}: {e}") from e
+        raise IdevidInvalid(f"cannot read the IDevID certificate at {place}: {e}") from e
+
+
+def stored(tpm: Tpm, file: Path) -> tuple[bytes, str] | None:
+    """What is kept as the IDevID certificate, and where."""
+    if (data := tpm.nv_read(INDEX)) is not None:
+        return data, f"NV {INDEX:#x}"
+    data = store.read(file)
+    return (data, str(file)) if data is not None else None
 
 
 def _check_key(tpm: Tpm, leaf: Certificate) -> None:

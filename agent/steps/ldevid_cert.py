@@ -1,31 +1,24 @@
 """The LDevID certificate: issued by the owner's CA for the key in the TPM."""
 
-import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import Certificate, CertificateSigningRequest, load_pem_x509_csr
+from cryptography.x509 import Certificate, CertificateSigningRequest
 
 from agent import config, inputs, store, x509, x509_issued
-from agent.errors import ConfigError, EstPending, IssuedWrong, Later, Refused, ServerBusy
-from agent.state import State, read_json, write_json
-from agent.steps import Step, idevid, ldevid_key
+from agent.errors import ConfigError, IssuedWrong
+from agent.state import State
+from agent.steps import Step, enrol, ldevid_key, pending
 from agent.tpm import Tpm
-
-if TYPE_CHECKING:
-    from agent.est import Est
 
 
 def ldevid_cert(
-    tpm: Tpm, conf: config.Ldevid, idevid_trust: Path, state: State, who: Callable[[], str]
+    tpm: Tpm, conf: config.Ldevid, factory: config.Idevid, state: State, who: Callable[[], str]
 ) -> Step:
+    """`factory`: where the IDevID is, and who must have issued it, where it logs in."""
+
     def done() -> str | None:
         found = x509.kept(store.read(state.ldevid_cert))
         key = tpm.public(ldevid_key.HANDLE)
@@ -38,10 +31,11 @@ def ldevid_cert(
         return f"{x509.describe(found[0])}, issued by {issuer}, until {until:%Y-%m-%d %H:%M}Z"
 
     def apply() -> None:
-        csr = _request(tpm, state.pending, who(), conf.est.url if conf.est else "")
+        key, url = tpm.public(ldevid_key.HANDLE), conf.est.url if conf.est else ""
+        csr = pending.request(state.pending, key, url, lambda: _request(tpm, who()))
         if conf.est is not None:
-            with _held(state.pending, csr, conf.est.url):
-                issued = _by_est(tpm, conf.est, idevid_trust, csr)
+            with pending.held(state.pending, csr, conf.est.url):
+                issued = _by_est(tpm, conf.est, factory, csr)
         else:
             issued = _by_ca(conf, csr)
         store.write(state.ldevid_cert, x509.pem(issued), mode=0o644)
@@ -74,155 +68,38 @@ def _ca(conf: config.Ldevid) -> config.LdevidCa:
     return conf.ca
 
 
-# --- the request, and coming back with it ---
+# --- who issues ---
 
 
-def _request(tpm: Tpm, pending: Path, cn: str, url: str) -> CertificateSigningRequest:
-    """The CSR that this CA told us to come back with, else a new one. Raises EstPending before the
-    time it told us."""
-    key, kept = tpm.public(ldevid_key.HANDLE), _told(pending)
-    if kept and key and (kept.csr.public_key(), kept.cn, kept.url) == (key.key, cn, url):
-        _wait(kept)
-        return kept.csr
+def _request(tpm: Tpm, cn: str) -> CertificateSigningRequest:
     with tpm.private_key(ldevid_key.HANDLE) as private:
         return x509_issued.request(private, cn)
 
 
-@dataclass(frozen=True)
-class Told:
-    """ "Come back later", by whom and with what; `since` and `until` in seconds since 1970."""
-
-    csr: CertificateSigningRequest
-    url: str
-    since: float
-    until: float
-    why: str
-
-    @property
-    def cn(self) -> str:
-        return x509.common_name(self.csr)
-
-
-def _told(pending: Path) -> Told | None:
-    """None also for a damaged file: the CA is asked again then."""
-    kept = read_json(pending) or {}
-    try:
-        csr = load_pem_x509_csr(str(kept["csr"]).encode())
-        since, until = float(kept["since"]), float(kept["until"])
-        return Told(csr, str(kept["url"]), since, until, str(kept["why"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _wait(kept: Told) -> None:
-    """A clock that was turned back since then does not make us wait longer."""
-    now = time.time()
-    if kept.since <= now < kept.until:
-        left = round(kept.until - now)
-        raise EstPending(f"cannot enroll yet: {kept.why}; {left} s to go", seconds=left)
-
-
-@contextmanager
-def _held(pending: Path, csr: CertificateSigningRequest, url: str) -> Iterator[None]:
-    """ "Come back later" (202, or Retry-After of a busy server) is kept over restarts."""
-    try:
-        yield
-    except Later as e:
-        if e.seconds is not None:
-            since = time.time()
-            pem = csr.public_bytes(Encoding.PEM).decode()
-            told = {"since": since, "until": since + e.seconds, "why": str(e)}
-            write_json(pending, {"csr": pem, "url": url, **told})
-        raise
-
-
-# --- who issues ---
-
-
-def load() -> None:
-    """What talks to an EST server; most runs need none of it."""
-    import agent.est
-    import agent.http
-    import agent.tpm.provider  # noqa: F401  (to be loaded is all)
-
-
 def _by_est(
-    tpm: Tpm, conf: config.LdevidEst, idevid_trust: Path, csr: CertificateSigningRequest
+    tpm: Tpm, conf: config.LdevidEst, factory: config.Idevid, csr: CertificateSigningRequest
 ) -> list[Certificate]:
-    from agent.est import Basic, Est, Secret
-    from agent.http import Https
+    with _logged_in(tpm, conf, factory) as (credential, client):
+        seconds = conf.timeout.total_seconds()
+        server = enrol.Server(conf.url, conf.trust, seconds, credential, client)
+        answer, others = enrol.by_est(server, enrol.simply(csr))
+    anchors = x509.anchors(conf.issuer or conf.trust)
+    return x509_issued.issued(answer, csr, anchors, others, datetime.now(UTC))
 
-    credential: Basic | Secret | None = None
-    if conf.auth == "basic":
-        credential = Basic(conf.username or "", inputs.est_secret(conf))
-    elif conf.auth == "secret":
-        credential = Secret(inputs.est_secret(conf))
-    identity: AbstractContextManager[dict[str, Any]] = nullcontext({})
+
+@contextmanager
+def _logged_in(
+    tpm: Tpm, conf: config.LdevidEst, factory: config.Idevid
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    from agent.est import Basic, Secret
+
     if conf.auth == "mtls":
-        identity = _by_idevid(tpm, idevid_trust)
-    seconds = conf.timeout.total_seconds()
-    with identity as client, Https(conf.trust, timeout=seconds, **client) as https:
-        est = Est(https, conf.url, credential=credential)
-        others = est.cacerts()
-        wanted = _wanted(est)
-        with _hint(wanted, csr):
-            answer = est.simpleenroll(csr)
-    return x509_issued.issued(
-        answer, csr, x509.anchors(conf.issuer or conf.trust), others, datetime.now(UTC)
-    )
-
-
-def _wanted(est: "Est") -> frozenset[str]:
-    """The OIDs the CA would like to see (RFC 7030, 4.5.2); a server need not offer any."""
-    try:
-        return est.csrattrs().oids
-    except (Refused, ServerBusy):
-        return frozenset()
-
-
-RSA, ECC = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1"
-UNMET = {
-    "1.2.840.113549.1.9.7": "a proof of possession bound to the TLS session",
-    RSA: "an RSA key",
-    ECC: "an ECC key",
-    "1.3.132.0.34": "a key on P-384",
-}
-
-
-@contextmanager
-def _hint(wanted: frozenset[str], csr: CertificateSigningRequest) -> Iterator[None]:
-    """A refusal tells what the CA asked for and did not get: most likely, why it refuses."""
-    met = RSA if isinstance(csr.public_key(), RSAPublicKey) else ECC
-    try:
-        yield
-    except Refused as e:
-        if unmet := [UNMET[oid] for oid in sorted(wanted & UNMET.keys() - {met})]:
-            e.args = (f"{e}; it asks for {' and '.join(unmet)} (csrattrs)",)
-        raise
-
-
-@contextmanager
-def _by_idevid(tpm: Tpm, trust: Path) -> Iterator[dict[str, Any]]:
-    """The IDevID as TLS client certificate, its key in the TPM (RFC 7030, 3.3.2)."""
-    from agent.tpm.provider import TlsKey
-
-    chain = idevid.chain(tpm, trust)
-    key = TlsKey(tpm.signer(idevid.HANDLE))
-    with _memory(x509.pem(x509.shown(chain))) as path:
-        yield {
-            "identify": lambda context: key.load_into(context, path),
-            "explain": key.raise_if_failed,
-        }
-
-
-@contextmanager
-def _memory(data: bytes) -> Iterator[Path]:
-    """A file that no disk sees and no kill leaves behind."""
-    fd = os.memfd_create("certificates")
-    with os.fdopen(fd, "wb") as f:
-        f.write(data)
-        f.flush()
-        yield Path(f"/proc/self/fd/{fd}")
+        with enrol.by_idevid(tpm, factory.trust, factory.certificate) as client:
+            yield None, client
+    elif conf.auth == "basic":
+        yield Basic(conf.username or "", inputs.est_secret(conf)), {}
+    else:
+        yield Secret(inputs.est_secret(conf)), {}
 
 
 def _by_ca(conf: config.Ldevid, csr: CertificateSigningRequest) -> list[Certificate]:
