@@ -569,6 +569,26 @@ class EstRefused(Refused):
     remedy = "Look at the log of {host}"
 
 
+class EstNoTpmEnroll(EstNotFound):
+    """The EST server has no tpmenroll (404, 405, 501)."""
+
+    code = "est-no-tpmenroll"
+    remedy = (
+        "Only GlobalSign's EST has tpmenroll: check the path of the EST URL, or set "
+        "idevid.est.enrol = 'simpleenroll'"
+    )
+
+
+class EstEkRefused(Refused):
+    """The EST server cannot use this TPM's EK, or the EK certificate (422; if it is ECC, 500)."""
+
+    code = "est-ek-refused"
+    remedy = (
+        "Is the EK certificate this TPM's own (tpm2cloud status), and for an RSA key? GlobalSign's "
+        "EST takes no other: the log of {host} tells more. Or idevid.est.enrol = 'simpleenroll'"
+    )
+
+
 class EstRedirected(Refused):
     """The EST server sends this device to another address, where it does not go."""
 

@@ -5,7 +5,6 @@ Whether an issued certificate is the one that was asked for is not judged here.
 """
 
 import base64
-import binascii
 import re
 import warnings
 from collections.abc import Mapping
@@ -14,12 +13,10 @@ from urllib.parse import urljoin, urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat import asn1
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import pkcs7
 
 from agent.errors import (
     ConfigError,
-    CsrInvalid,
     EstBadRequest,
     EstForbidden,
     EstGarbled,
@@ -32,13 +29,16 @@ from agent.errors import (
     ServerBusy,
     TlsClientRefused,
 )
+from agent.est_wire import CsrAttrs, csrattrs, sound, unwrapped, wrapped
 from agent.http import Https, Reply, host_of, printable, retry_after
 
 PENDING = 600  # seconds to stay away after a 202 that does not say
 REDIRECTS = 3
 NOTHING_WANTED = {204, 404, 405, 501}  # csrattrs is optional (RFC 7030, 2.6 and 4.5.2)
 
-_REFUSALS: dict[int, tuple[type[Refused], str]] = {
+Refusal = tuple[type[Refused], str]  # the error of a status, and what it means in words
+
+_REFUSALS: dict[int, Refusal] = {
     400: (EstBadRequest, "the request was refused"),
     401: (EstUnauthorized, "the credential was refused"),
     403: (EstForbidden, "it is forbidden to this device"),
@@ -84,16 +84,6 @@ class Secret:
         return [self.value]
 
 
-@dataclass(frozen=True)
-class CsrAttrs:
-    """What the CA would like to see in a CSR; what is not known is to be ignored."""
-
-    oids: frozenset[str] = frozenset()
-    """Every OID named, dotted, those of `attributes` too."""
-    attributes: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
-    """The attributes that came with values; each value is a DER TLV."""
-
-
 class Est:
     """One EST service. `url`: https://HOST[:PORT]/.well-known/est[/LABEL] (RFC 7030, 3.2.2).
 
@@ -120,9 +110,9 @@ class Est:
         if reply.status in NOTHING_WANTED or not reply.body.strip():
             return CsrAttrs()
         try:
-            return _csrattrs(self._decoded(doing, reply, "application/csrattrs"))
+            return csrattrs(self._decoded(doing, reply, "application/csrattrs"))
         except ValueError as e:
-            raise self._garbled(doing, "not CSR attributes") from e
+            raise self.garbled(doing, "not CSR attributes") from e
 
     def simpleenroll(self, csr: x509.CertificateSigningRequest) -> list[x509.Certificate]:
         """The certificate for `csr`, and any others that came along, in no certain order.
@@ -130,24 +120,36 @@ class Est:
         Raises also EstPending (75; `seconds` says how long the CA wants), and CsrInvalid.
         """
         doing = f"enroll at {self.url}"
-        if not csr.is_signature_valid:  # a key that signs wrongly must not reach the CA's log
-            raise CsrInvalid(f"cannot {doing}: the CSR's own signature is wrong")
-        text = base64.b64encode(csr.public_bytes(Encoding.DER))
-        lines = [text[i : i + 64] + b"\n" for i in range(0, len(text), 64)]
+        body = wrapped(sound(doing, csr), 64, b"\n")
+        reply = self.post(doing, "simpleenroll", "application/pkcs10", body)
+        return self._certificates(doing, reply)
+
+    def post(
+        self,
+        doing: str,
+        operation: str,
+        kind: str,
+        body: bytes,
+        refusals: Mapping[int, Refusal] | None = None,
+    ) -> Reply:
+        """An enrollment of any sort, with login: the reply, of a status 2xx that is not 202.
+
+        `kind`: the Content-Type. `refusals`: what a status means to this operation, where that is
+        something else than to the others. Raises what `simpleenroll` raises.
+        """
         headers = {
-            "Content-Type": "application/pkcs10",
+            "Content-Type": kind,
             "Content-Transfer-Encoding": "base64",  # RFC 8951 drops it, GlobalSign's insists
             **self._login(),
         }
-        url = f"{self.url}/simpleenroll"
-        reply = self._https.request("POST", url, headers=headers, body=b"".join(lines))
-        self._check(doing, reply)
+        reply = self._https.request("POST", f"{self.url}/{operation}", headers=headers, body=body)
+        self._check(doing, reply, refusals)
         if reply.status == 202:
             seconds = retry_after(reply.headers)
             seconds = PENDING if seconds is None else seconds
             why = f"the CA says to come back in {seconds} s"
             raise EstPending(f"cannot {doing}: {why}", seconds=seconds, host=self._host)
-        return self._certificates(doing, reply)
+        return reply
 
     def _login(self) -> dict[str, str]:
         return dict([self._credential.header()]) if self._credential else {}
@@ -167,9 +169,9 @@ class Est:
             self._check(doing, reply)
         return reply
 
-    def _check(self, doing: str, reply: Reply) -> None:
-        """Returns if the status is 2xx; raises what the others mean."""
-        status, said = reply.status, self._said(reply)
+    def _check(self, doing: str, reply: Reply, more: Mapping[int, Refusal] | None = None) -> None:
+        """Returns if the status is 2xx; raises what the others mean, in `more` or in general."""
+        status, said, more = reply.status, self._said(reply), more or {}
         fields = {"host": self._host}
         if status // 100 == 2:
             return
@@ -177,37 +179,41 @@ class Est:
             location = self._shown(re.sub("//[^/]*@", "//", _location(reply)))
             why = f"it was redirected ({status}) to '{location}'"
             raise EstRedirected(f"cannot {doing}: {why}", location=location, **fields)
-        if status in (408, 429) or status >= 500:
+        if status not in more and (status in (408, 429) or status >= 500):
             why = f"the server has trouble ({status}){said}"
             raise ServerBusy(f"cannot {doing}: {why}", seconds=retry_after(reply.headers), **fields)
         if status == 400 and b"SSL certificate" in reply.body:  # as nginx words it, in HTTP
             raise TlsClientRefused(f"cannot {doing}: no valid client certificate{said}", **fields)
-        kind, why = _REFUSALS.get(status, (EstRefused, "the request was refused"))
+        kind, why = {**_REFUSALS, **more}.get(status, (EstRefused, "the request was refused"))
         raise kind(f"cannot {doing}: {why} ({status}){said}", **fields)
 
     def _certificates(self, doing: str, reply: Reply) -> list[x509.Certificate]:
-        if reply.status != 200:
-            raise self._garbled(doing, f"status {reply.status} without certificates")
         der = self._decoded(doing, reply, "application/pkcs7-mime")
         try:
             with warnings.catch_warnings():  # some CAs write BER, which is read with a warning
                 warnings.simplefilter("ignore")
                 return pkcs7.load_der_pkcs7_certificates(der)
         except (ValueError, UnsupportedAlgorithm) as e:
-            raise self._garbled(doing, "not PKCS#7 with certificates") from e
+            raise self.garbled(doing, "not PKCS#7 with certificates") from e
 
     def _decoded(self, doing: str, reply: Reply, wanted: str) -> bytes:
-        """The DER in a body: base64 however wrapped (RFC 8951, 3.1), in PEM armour or not."""
-        kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind != wanted:
-            raise self._garbled(doing, f"'{self._shown(kind)}' instead of {wanted}")
-        bare = re.sub(rb"-----(BEGIN|END) [A-Z0-9 ]+-----", b"", reply.body)
+        """The DER in the body of a reply that says to be of the type `wanted`."""
+        self.expect(doing, reply, wanted)
         try:
-            return base64.b64decode(b"".join(bare.split()), validate=True)
-        except binascii.Error as e:
-            raise self._garbled(doing, "not base64") from e
+            return unwrapped(reply.body)
+        except ValueError as e:
+            raise self.garbled(doing, "not base64") from e
 
-    def _garbled(self, doing: str, why: str) -> EstGarbled:
+    def expect(self, doing: str, reply: Reply, wanted: str) -> None:
+        """Raises EstGarbled unless this is a 200 with a body of the type `wanted`, lower case;
+        parameters of the type do not matter."""
+        kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if reply.status != 200:
+            raise self.garbled(doing, f"status {reply.status} instead of {wanted}")
+        if kind != wanted:
+            raise self.garbled(doing, f"'{self._shown(kind)}' instead of {wanted}")
+
+    def garbled(self, doing: str, why: str) -> EstGarbled:
         return EstGarbled(f"cannot {doing}: the reply makes no sense: {why}", host=self._host)
 
     def _said(self, reply: Reply) -> str:
@@ -236,36 +242,3 @@ def _same_origin(here: str, location: str) -> str | None:
     except ValueError:  # brackets that are no address, a port that is no number
         return None
     return there if same and "@" not in b.netloc else None
-
-
-@asn1.sequence
-@dataclass(frozen=True)
-class _Attribute:
-    type: x509.ObjectIdentifier
-    values: asn1.SetOf[asn1.TLV]
-
-
-@asn1.sequence
-@dataclass(frozen=True)
-class _Wrapped:
-    csrattrs: asn1.TLV
-
-
-@asn1.sequence
-@dataclass(frozen=True)
-class _Unwrapped:
-    csrattrs: list[x509.ObjectIdentifier | _Attribute]
-
-
-def _csrattrs(der: bytes) -> CsrAttrs:
-    """CsrAttrs ::= SEQUENCE OF AttrOrOID. The decoder only takes a class for its outermost
-    SEQUENCE, hence one more around it. Raises ValueError."""
-    wrapped = asn1.encode_der(_Wrapped(asn1.decode_der(asn1.TLV, der)))
-    entries = asn1.decode_der(_Unwrapped, wrapped).csrattrs
-    attributes = {
-        entry.type.dotted_string: tuple(asn1.encode_der(v) for v in entry.values.as_list())
-        for entry in entries
-        if isinstance(entry, _Attribute)
-    }
-    bare = {e.dotted_string for e in entries if isinstance(e, x509.ObjectIdentifier)}
-    return CsrAttrs(frozenset(bare | attributes.keys()), attributes)

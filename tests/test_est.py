@@ -24,7 +24,8 @@ from agent.errors import (
     ServerBusy,
     TlsClientRefused,
 )
-from agent.est import Basic, CsrAttrs, Est, Secret
+from agent.est import Basic, Est, Secret
+from agent.est_wire import CsrAttrs
 from agent.http import Https
 from tests.lab import hostile, pki
 from tests.lab.est import EstServer
