@@ -116,6 +116,13 @@ class UserMissing(ConfigError):
     remedy = "Install IoT Edge (apt install aziot-edge), or set {setting} to an existing user"
 
 
+class ProductInvalid(ConfigError):
+    """The product's model or serial number cannot be put into a certificate request."""
+
+    code = "product-invalid"
+    remedy = "Model and serial number are 1 to 64 printable characters (ASCII) each"
+
+
 class TokenForeign(ConfigError):
     """Somebody else made the PKCS#11 store or the token, for something else."""
 
@@ -151,6 +158,13 @@ class TlsCertificateUnusable(ConfigError):
 
     code = "tls-cert-unusable"
     remedy = "{path} must hold this key's certificate, PEM, and after it those of the CAs above it"
+
+
+class ExportInvalid(ConfigError):
+    """Files to be merged are no exports of devices, or two of them are of the same device."""
+
+    code = "export-invalid"
+    remedy = "Export these devices anew (tpm2cloud identity --json), or leave the files out"
 
 
 # --- 77 ------------------------------------------------------------------------------------------
@@ -220,6 +234,16 @@ class NvLocked(TpmError):
     )
 
 
+class PlatformLocked(TpmError):
+    """The platform hierarchy of the TPM has a password, or is switched off."""
+
+    code = "tpm-platform-locked"
+    remedy = (
+        "Provide the platform's password as the credential 'tpm-platform-auth', run this before "
+        "the firmware locks the platform, or keep the certificate elsewhere: idevid.certificate"
+    )
+
+
 class TpmDisabled(TpmError):
     """A hierarchy of the TPM is switched off."""
 
@@ -241,6 +265,33 @@ class TpmFull(TpmError):
 
     code = "tpm-full"
     remedy = "See what fills it: tpm2_getcap handles-persistent handles-transient handles-nv-index"
+
+
+class NvFull(TpmFull):
+    """The TPM has no room left for another NV index, or none as large as is needed."""
+
+    code = "nv-full"
+    remedy = (
+        "See what fills it: tpm2_getcap handles-nv-index; tpm2_nvreadpublic. Or keep the "
+        "certificate elsewhere: idevid.certificate"
+    )
+
+
+class NvOccupied(TpmError):
+    """The TPM holds something else at an NV index that this device needs."""
+
+    code = "nv-occupied"
+    remedy = "Find out whose it is: tpm2_nvreadpublic {index}. If nobody needs it: tpm2_nvundefine"
+
+
+class CredentialRefused(TpmError):
+    """The TPM does not open a secret that was sealed for one of its keys."""
+
+    code = "credential-refused"
+    remedy = (
+        "Who sealed it was told of another TPM or another key, or it was damaged on the way: "
+        "enrol again; if it stays, compare the EK that the CA knows with: tpm2cloud identity"
+    )
 
 
 class HandleOccupied(TpmError):
@@ -357,6 +408,16 @@ class IdevidUntrusted(TpmError):
 
     code = "idevid-untrusted"
     remedy = "If this maker is yours, put its CA into the file that idevid.trust names"
+
+
+class IdevidUnfit(TpmError):
+    """The IDevID key is of a kind that a CA does not accept in TPM evidence."""
+
+    code = "idevid-unfit"
+    remedy = (
+        "Evidence is for an IDevID key that idevid.profile = 'tcg' made; see the key with: "
+        "tpm2_readpublic -c {handle}"
+    )
 
 
 class IdevidExpired(TpmError):
@@ -647,6 +708,27 @@ class IssuedAsCa(IssuedWrong):
     """The certificate that the CA issued would make this device a CA."""
 
     code = "issued-as-ca"
+
+
+class TcgCsrGarbled(Refused):
+    """A file is not a TCG-CSR-IDEVID, or a damaged one."""
+
+    code = "tcg-csr-garbled"
+    remedy = "Make it anew: tpm2cloud manufacture --csr-out FILE"
+
+
+class ChallengeGarbled(Refused):
+    """A file is not a CA's challenge to this TPM, or a damaged one."""
+
+    code = "challenge-garbled"
+    remedy = "It is what tpm2_makecredential -o writes: have the CA send it again"
+
+
+class ChallengeForAnother(Refused):
+    """The CA's challenge is for another TPM, or for another attestation key."""
+
+    code = "challenge-for-another-tpm"
+    remedy = "Each board answers its own: have the CA make one from this board's latest request"
 
 
 def every_error(base: type[AgentError] = AgentError) -> Iterator[type[AgentError]]:
