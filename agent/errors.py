@@ -79,6 +79,30 @@ class DeviceIdInvalid(ConfigError):
     remedy = "Set device.id in the configuration to a text that gives 1 to 64 of [A-Za-z0-9._:-]"
 
 
+class SubjectInvalid(ConfigError):
+    """The subject of the IDevID certificate has a part that a certificate cannot hold."""
+
+    code = "subject-invalid"
+    remedy = "Change [idevid.subject] in the factory's configuration"
+
+
+class IssuerMissing(ConfigError):
+    """The factory's configuration names nobody who issues IDevID certificates."""
+
+    code = "issuer-missing"
+    remedy = (
+        "Set [idevid.est] or [idevid.ca]; or carry the request to a CA by hand: --csr-out FILE, and "
+        "then --cert-in FILE"
+    )
+
+
+class CertificateFileUnusable(ConfigError):
+    """A file that should hold the certificate or the challenge from a CA does not."""
+
+    code = "certificate-file-unusable"
+    remedy = "See what is in {path}: it must be what the CA answered, unchanged"
+
+
 class AziotConfigInvalid(ConfigError):
     """IoT Edge's own config.toml is there, but it is no TOML."""
 
@@ -403,6 +427,16 @@ class IdevidInvalid(TpmError):
     remedy = "Look at it: tpm2_nvread -C p 0x01C90000 | openssl x509 -inform der -text"
 
 
+class IdevidKeyOther(TpmError):
+    """The key at the IDevID's handle is not of the profile and kind that the factory asks for."""
+
+    code = "idevid-key-other"
+    remedy = (
+        "Nothing replaces a key. If it is this board's IDevID, set idevid.profile and idevid.key to "
+        "what it is; if nobody needs it: tpm2_evictcontrol -C o -c 0x81020000"
+    )
+
+
 class IdevidUntrusted(TpmError):
     """No CA in idevid.trust has issued the IDevID certificate."""
 
@@ -722,13 +756,6 @@ class ChallengeGarbled(Refused):
 
     code = "challenge-garbled"
     remedy = "It is what tpm2_makecredential -o writes: have the CA send it again"
-
-
-class ChallengeForAnother(Refused):
-    """The CA's challenge is for another TPM, or for another attestation key."""
-
-    code = "challenge-for-another-tpm"
-    remedy = "Each board answers its own: have the CA make one from this board's latest request"
 
 
 def every_error(base: type[AgentError] = AgentError) -> Iterator[type[AgentError]]:

@@ -43,6 +43,8 @@ ALLOWED = {
     "events": {"errors"},
     "journal": {"events"},
     "ek": {"errors", "tpm", "x509", "x509_ek"},
+    "tcg_csr": {"errors"},
+    "evidence": {"errors", "tpm", "tcg_csr"},
 }
 
 
