@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agent import __version__, config, config_factory, credentials, deviceid, events, journal, store
-from agent.errors import AgentError
+from agent import __version__, config, config_factory, credentials, events, journal, store
+from agent.errors import AgentError, NoPermission, SecretUnreadable
 from agent.state import State, write_json
 
 if TYPE_CHECKING:
@@ -73,12 +73,21 @@ def status(args: argparse.Namespace) -> int:
 
 
 def identity(args: argparse.Namespace) -> int:
+    from agent import identity_csv
+
+    if args.merge:
+        _say(identity_csv.merge(args.merge))
+        return 0
     from agent import identity
 
-    conf = config.load(args.config)
-    with _tpm(conf) as tpm:
-        found = identity.gather(tpm, deviceid.resolve(conf.device.id))
-    _say(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
+    configured = args.config != CONFIG or any(map(store.exists, config.files(CONFIG)))
+    conf = config.load(args.config) if configured else config.Config(dps=config.Dps(id_scope=""))
+    with _tpm(conf, auths=_auths_if_permitted()) as tpm:
+        found = identity.gather(tpm, conf, log.warning, configured=configured)
+    if args.csv:
+        _say(identity_csv.table([identity_csv.row(found)]))
+    else:
+        _say(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
     return 0
 
 
@@ -131,14 +140,29 @@ def _state() -> State:
 
 
 @contextlib.contextmanager
-def _tpm(conf: config.Config, ledger: Path | None = None) -> Iterator["Tpm"]:
+def _tpm(
+    conf: config.Config, ledger: Path | None = None, auths: dict[str, bytes] | None = None
+) -> Iterator["Tpm"]:
     from agent.tpm import Tpm
 
+    with Tpm(conf.tpm.tcti, _auths() if auths is None else auths, ledger) as tpm:
+        yield tpm
+
+
+def _auths() -> dict[str, bytes]:
+    """The passwords of the TPM's hierarchies, as far as there are any."""
     names = ("owner", "endorsement")
     named = {name: credentials.optional(f"tpm-{name}-auth", PASSWORD) for name in names}
-    auths = {name: auth for name, auth in named.items() if auth is not None}
-    with Tpm(conf.tpm.tcti, auths, ledger) as tpm:
-        yield tpm
+    return {name: auth for name, auth in named.items() if auth is not None}
+
+
+def _auths_if_permitted() -> dict[str, bytes]:
+    """For what anybody may ask of a TPM, as long as its hierarchies have no password."""
+    try:
+        return _auths()
+    except (NoPermission, SecretUnreadable) as e:
+        log.warning("%s; going on without the passwords of the TPM", e)
+        return {}
 
 
 @contextlib.contextmanager
@@ -207,9 +231,14 @@ def parser() -> argparse.ArgumentParser:
         "identity",
         help="what a back office needs to enrol this device",
         description="What a back office needs to enrol this device: its registration id, its EK, "
-        "and the certificates of EK and IDevID (whole in the JSON). Nothing in it is secret.",
+        "and the certificates of EK and IDevID. Nothing in it is secret, and nothing is changed. "
+        "Needs no configuration and no network; no root either, but for the serial of PCs.",
     )
-    add.add_argument("--json", action="store_true", help="for programs")
+    form = add.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs, certificates and all")
+    form.add_argument("--csv", action="store_true", help="as a table of one line below its head")
+    help = "no device, but a table of those whose JSON is in the files; all or nothing"
+    form.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help=help)
     add.set_defaults(verb=identity)
     add = verbs.add_parser("lint-image", help="look at a golden image before it is flashed")
     add.add_argument("root", type=_root_directory, metavar="ROOT", help="its root directory")

@@ -1,52 +1,143 @@
-"""What a back office needs to enrol this device; no secret, and nothing is changed."""
+"""What a back office needs to enrol this device; no secret, and nothing is changed.
 
+It is told offline, before any network, with as few rights as can be: what this user may not see, or
+what is garbled, is null, with a note; what the device has none of is null, too.
+"""
+
+import socket
 from base64 import b64encode
-from collections.abc import Iterator
-from hashlib import sha256
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from cryptography.x509 import Certificate
 
-from agent import x509
-from agent.errors import EkCertificateAbsent, IdevidAbsent
-from agent.steps import ek, idevid
+from agent import __version__, deviceid, ek, x509
+from agent.config import Config
+from agent.errors import (
+    AgentError,
+    DeviceIdInvalid,
+    EkCertificateInvalid,
+    IdevidAbsent,
+    IdevidInvalid,
+    NoPermission,
+    NvLocked,
+)
+from agent.identity_csv import FORMAT, registration_ids
+from agent.steps import idevid
 from agent.tpm import Public, Tpm
 
+T = TypeVar("T")
+Note = Callable[[str], None]
+Ek = tuple[int, Certificate]  # the NV index, and what is there
 
-def gather(tpm: Tpm, registration_id: str) -> dict[str, Any]:
-    """registration id, EK (base64 TPM2B_PUBLIC, as `tpm2_readpublic -o` writes it), certificates.
+DPS_EK = ek.KINDS[0]  # every client of DPS shows the RSA-2048 EK, whatever else there is
 
-    The EK is made anew if it is not kept in the TPM. What the device has none of is null.
+
+UNREADABLE = (NvLocked, NoPermission, EkCertificateInvalid, IdevidInvalid)
+
+
+def gather(
+    tpm: Tpm, conf: Config, note: Note, *, configured: bool = True, root: Path = Path("/")
+) -> dict[str, Any]:
+    """The export, as tpm2cloud(8) describes it. `note` is told what is left out, and why.
+
+    `configured`: whether somebody set device.id; a board without what the default asks for has no
+    registration id then, which is no failure.
     """
+    found = list(_certificates(tpm, note))
+    tcg, azure = _keys(tpm, found, note)
+    nameless = () if configured else (DeviceIdInvalid,)
+    who = partial(deviceid.resolve, conf.device.id, root)
     return {
-        "registration_id": registration_id,
+        "format": FORMAT,
+        "tpm2cloud": __version__,
+        "registration_id": _noted(who, note, NoPermission, *nameless),
+        "hostname": socket.gethostname(),
+        "serial": _noted(partial(deviceid.serial, root), note, NoPermission) or None,
         "tpm": str(tpm),
-        "endorsement_key": _ek(tpm),
-        "idevid": _idevid(tpm),
+        "endorsement_key": tcg,
+        "endorsement_key_azure": azure,
+        "endorsement_certificates": [{"index": hex(i), **_certificate(c)} for i, c in found],
+        "endorsement_chain": [_certificate(c) for c in _chain(tpm, note)],
+        "idevid": _noted(partial(_idevid, tpm, conf.idevid.certificate), note, *UNREADABLE),
     }
 
 
-def _ek(tpm: Tpm) -> dict[str, Any]:
+def _noted(ask: Callable[[], T], note: Note, *kinds: type[AgentError]) -> T | None:
     try:
-        kind, cert = ek.certificate(tpm)
-    except EkCertificateAbsent:
-        kind, cert = ek.KINDS[0], None
-    public = tpm.public(kind.handle) or _made(tpm, kind.template)
-    return {
-        "public": b64encode(public.blob).decode(),
-        "sha256": sha256(public.blob).hexdigest(),
-        "certificate": _certificate(cert) if cert else None,
-    }
+        return ask()
+    except kinds as e:
+        note(f"{e}; left out")
+        return None
 
 
-def _made(tpm: Tpm, template: str) -> Public:
-    with tpm.ek(template) as made:
+# --- the EK ---
+
+
+def _certificates(tpm: Tpm, note: Note) -> Iterator[Ek]:
+    """All EK certificates in NV."""
+    there = set(tpm.nv_indices())
+    for index in (kind.index for kind in ek.KINDS if kind.index in there):
+        if cert := _noted(partial(_at, tpm, index), note, *UNREADABLE):
+            yield index, cert
+
+
+def _at(tpm: Tpm, index: int) -> Certificate | None:
+    if (data := tpm.nv_read(index)) is None:
+        return None
+    try:
+        return x509.leading(data)
+    except ValueError as e:
+        why = f"cannot read the EK certificate at NV {index:#x}: {e}"
+        raise EkCertificateInvalid(why, index=hex(index)) from e
+
+
+def _chain(tpm: Tpm, note: Note) -> list[Certificate]:
+    return _noted(partial(ek.intermediates, tpm), note, *UNREADABLE) or []
+
+
+def _keys(
+    tpm: Tpm, certificates: Sequence[Ek], note: Note
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The RSA EK of the TCG's template, and that of the Azure C SDK's, which leaves `unique` empty,
+    where the TPM makes another one of it. Each is made anew, but for one whose certificate says
+    that the kept one is it: on a discrete chip that takes seconds."""
+    kept = tpm.public(DPS_EK.handle)
+    certified = [cert.public_key() for _, cert in certificates]
+    tcg = kept if kept and kept.key in certified else _made(tpm)
+    azure: Public | None = None
+    if kept and kept not in (tcg, azure):
+        note(f"the key at {DPS_EK.handle:#x} is no EK that could be told: {kept}")
+    certificate = next(
+        (_certificate(c) for _, c in certificates if c.public_key() == tcg.key), None
+    )
+    shown = {**_key(tcg, kept), "certificate": certificate}
+    return shown, _key(azure, kept) if azure and azure != tcg else None
+
+
+def _made(tpm: Tpm) -> Public:
+    with tpm.ek(DPS_EK.template) as made:
         return made.public
 
 
-def _idevid(tpm: Tpm) -> dict[str, Any] | None:
+def _key(public: Public, kept: Public | None) -> dict[str, Any]:
+    ids = registration_ids(public.blob)
+    return {
+        "public": b64encode(public.blob).decode(),
+        "sha256": ids["sha256_hex"],
+        "registration_ids": ids,
+        "handle": hex(DPS_EK.handle) if public == kept else None,
+    }
+
+
+# --- certificates ---
+
+
+def _idevid(tpm: Tpm, file: Path) -> dict[str, Any] | None:
     try:
-        return _certificate(idevid.certificate(tpm))
+        return _certificate(idevid.certificate(tpm, file))
     except IdevidAbsent:
         return None
 
@@ -62,10 +153,39 @@ def _certificate(cert: Certificate) -> dict[str, Any]:
     }
 
 
-def as_text(found: dict[str, Any], at: str = "") -> Iterator[str]:
+# --- for people ---
+
+
+def as_text(found: dict[str, Any]) -> Iterator[str]:
     """A line for each; the certificates themselves are in the JSON only."""
-    for key, value in found.items():
-        if isinstance(value, dict):
-            yield from as_text(value, f"{at}{key}.")
-        elif key != "pem":
-            yield f"{at}{key}: {'-' if value is None else value}"
+    yield from _lines(found, "")
+    yield ""
+    yield "To enrol it in DPS by its TPM (individually; DPS has no groups for that):"
+    yield f"  {enrolment(found)}"
+    yield "To enrol it by X.509: in a group, on the CA that issues its operational certificate."
+
+
+def _lines(found: Any, at: str) -> Iterator[str]:
+    if isinstance(found, dict) and "pem" in found:
+        where = f"NV {found['index']}, " if "index" in found else ""
+        whose = f"'{found['subject']}', issued by '{found['issuer']}', serial {found['serial']}"
+        yield f"{at}: {where}{whose}, until {found['not_after']}"
+    elif isinstance(found, dict | list):
+        pairs = found.items() if isinstance(found, dict) else enumerate(found)
+        for key, value in pairs:
+            yield from _lines(value, f"{at}.{key}" if at else str(key))
+    else:
+        yield f"{at}: {'-' if found is None else found}"
+
+
+def enrolment(found: dict[str, Any]) -> str:
+    """The command (of the Azure CLI's extension azure-iot) that lets this device in by its EK: the
+    one at the EK's handle, because clients show that, and make one only if none is there. The
+    registration id is the configured one, or the one that Azure's SDKs make of the EK."""
+    tcg, azure = found["endorsement_key"], found["endorsement_key_azure"]
+    shown = azure if azure and azure["handle"] else tcg
+    who = found["registration_id"] or shown["registration_ids"]["base32"]
+    return (
+        "az iot dps enrollment create --dps-name DPS --resource-group GROUP --attestation-type tpm "
+        f"--enrollment-id {who} --device-id {who} --endorsement-key {shown['public']}"
+    )
