@@ -15,7 +15,11 @@ from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPM2_HC, TPM2_PT, TPM2_SU
 from agent.errors import DiskFull, NoPermission, PathUnusable, TpmUnavailable
 from agent.tpm.esys import RC_INITIALIZE, Esys, speaking
 
-HIERARCHIES = {"owner": ESYS_TR.OWNER, "endorsement": ESYS_TR.ENDORSEMENT}
+HIERARCHIES = {
+    "owner": ESYS_TR.OWNER,
+    "endorsement": ESYS_TR.ENDORSEMENT,
+    "platform": ESYS_TR.PLATFORM,
+}
 PT_FIRMWARE_VERSION_1 = 0x10B  # TPM 2.0 Library, part 2, 6.13, table 23; tpm2_pytss lacks it
 LOADED = (TPM2_HC.TRANSIENT_FIRST, TPM2_HC.LOADED_SESSION_FIRST)
 
@@ -30,7 +34,8 @@ class Chip:
     def __init__(
         self, tcti: str, auths: dict[str, bytes] | None = None, ledger: Path | None = None
     ) -> None:
-        """`auths`: passwords of the hierarchies, by 'owner' and 'endorsement', if they have any.
+        """`auths`: passwords of the hierarchies, by 'owner', 'endorsement' and 'platform', if they
+        have any.
 
         `ledger`: a file that says, while we run, what was loaded before us. Without a resource
         manager what a killed process had loaded stays in the TPM's few slots; the ledger it leaves

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tpm2_pytss import ESAPI, TSS2_Exception
@@ -53,13 +53,20 @@ LAYER, TCTI_LAYER = 0xFF0000, 0x0A0000  # TSS 2.0 Overview, 3.6: which layer spe
 
 
 @contextlib.contextmanager
-def speaking(doing: str) -> Iterator[None]:
-    """Turn a TSS2 code into `cannot <doing>: <why>`, with a remedy (raises TpmError)."""
+def speaking(
+    doing: str, words: Mapping[int, type[TpmError]] | None = None, **fields: object
+) -> Iterator[None]:
+    """Turn a TSS2 code into `cannot <doing>: <why>`, with a remedy (raises TpmError).
+
+    `words`: what a code means here, if that is something else than elsewhere; `fields`: those of
+    the remedies.
+    """
     try:
         yield
     except TSS2_Exception as e:
-        kind = TpmUnavailable if e.rc & LAYER == TCTI_LAYER else WORDS.get(e.rc, TpmError)
-        raise kind(f"cannot {doing}: {e} ({e.rc:#x})", rc=hex(e.rc)) from e
+        meant = WORDS | dict(words or {})
+        kind = TpmUnavailable if e.rc & LAYER == TCTI_LAYER else meant.get(e.rc, TpmError)
+        raise kind(f"cannot {doing}: {e} ({e.rc:#x})", rc=hex(e.rc), **fields) from e
 
 
 class Esys(ESAPI):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """What we know of an object in the TPM, as data."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,12 @@ from tpm2_pytss.types import TPM2B_PUBLIC
 from agent.tpm.templates import MARK
 
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
+NAME_HASHES = {
+    int(TPM2_ALG.SHA1): hashlib.sha1,
+    int(TPM2_ALG.SHA256): hashlib.sha256,
+    int(TPM2_ALG.SHA384): hashlib.sha384,
+    int(TPM2_ALG.SHA512): hashlib.sha512,
+}
 
 
 @dataclass(frozen=True)
@@ -20,13 +27,24 @@ class Public:
 
     `blob` is a TPM2B_PUBLIC: two size bytes, then TPMT_PUBLIC, big-endian. `key` is None for what
     has no public key (HMAC keys, sealed data). `attributes` is TPMA_OBJECT, `policy` the digest
-    authPolicy, empty if there is none.
+    authPolicy, empty if there is none. `name`: two bytes nameAlg, then the digest of `tpmt` (part
+    1, 16).
     """
 
     blob: bytes
     attributes: int
     policy: bytes
     key: PublicKey | None
+
+    @property
+    def tpmt(self) -> bytes:
+        """TPMT_PUBLIC: the blob without its size."""
+        return self.blob[2:]
+
+    @property
+    def name(self) -> bytes:
+        algorithm = self.tpmt[2:4]
+        return algorithm + bytes(NAME_HASHES[int.from_bytes(algorithm, "big")](self.tpmt).digest())
 
     @property
     def ours(self) -> bool:
@@ -37,6 +55,22 @@ class Public:
     def signs(self) -> bool:
         """An unrestricted signing key: one that signs what we ask it to."""
         return self._has(TPMA_OBJECT.SIGN_ENCRYPT) and not self._has(TPMA_OBJECT.RESTRICTED)
+
+    @property
+    def attests(self) -> bool:
+        """A restricted signing key: one that signs only what the TPM itself says."""
+        return self._has(TPMA_OBJECT.SIGN_ENCRYPT | TPMA_OBJECT.RESTRICTED)
+
+    @property
+    def admin_by_policy(self) -> bool:
+        """To certify it or to activate a credential with it asks for its policy."""
+        return self._has(TPMA_OBJECT.ADMINWITHPOLICY)
+
+    @property
+    def counts_attacks(self) -> bool:
+        """Its password is protected against dictionary attacks: not usable in a lockout, and a
+        power cut after its use counts as a wrong password (part 1, 19.8.6)."""
+        return not self._has(TPMA_OBJECT.NODA)
 
     @property
     def decrypts(self) -> bool:
@@ -68,6 +102,15 @@ class Transient:
 
     handle: Any
     public: Public
+
+
+@dataclass(frozen=True)
+class Attestor(Transient):
+    """A restricted signing key that was just made, with the TPM's word that it made it: what
+    TPM2_CertifyCreation asks for. `ticket` is a TPMT_TK_CREATION."""
+
+    creation_hash: bytes
+    ticket: bytes
 
 
 def parse(area: TPM2B_PUBLIC) -> Public:

@@ -6,6 +6,8 @@ from typing import Literal
 from tpm2_pytss.constants import TPMA_OBJECT as A
 from tpm2_pytss.types import TPM2B_PUBLIC, TPMS_ECC_POINT
 
+from agent.tpm import policies
+
 KeyType = Literal["ecc256", "rsa2048"]
 
 # The authPolicy of signing keys that we make. No policy session ever comes to this digest, so it
@@ -13,6 +15,15 @@ KeyType = Literal["ecc256", "rsa2048"]
 # says. It is in the public area, and so tells our keys from others' when all else is forgotten.
 MARK = sha256(b"tpm2cloud made this key").digest()
 
+# 7.3.4.1 of TCG's Keys for Device Identity and Attestation
+_DEVICE = (
+    A.FIXEDTPM
+    | A.FIXEDPARENT
+    | A.SENSITIVEDATAORIGIN
+    | A.USERWITHAUTH
+    | A.ADMINWITHPOLICY
+    | A.SIGN_ENCRYPT
+)
 _BOUND = A.FIXEDTPM | A.FIXEDPARENT | A.SENSITIVEDATAORIGIN | A.USERWITHAUTH | A.NODA
 
 
@@ -37,6 +48,41 @@ def signing(kind: KeyType) -> TPM2B_PUBLIC:
     """
     use = A.SIGN_ENCRYPT | A.DECRYPT if kind == "rsa2048" else A.SIGN_ENCRYPT
     return TPM2B_PUBLIC.parse(f"{kind}:null:null", objectAttributes=_BOUND | use, authPolicy=MARK)
+
+
+def idevid(kind: KeyType) -> TPM2B_PUBLIC:
+    """IDevID: TCG TPM 2.0 Keys for Device Identity and Attestation 1.0, 7.3.4, template H-1
+    (RSA-2048) or H-2 (P-256), for a primary key of the endorsement hierarchy.
+
+    Whoever makes it from the same seed gets the same key: nothing here is ours to change. So there
+    is no noDA, and the ECC key signs digests of SHA-256 only.
+    """
+    scheme = "null" if kind == "rsa2048" else "ecdsa-sha256"
+    return _device_key(f"{kind}:{scheme}:null", _DEVICE, policies.IDEVID, b"IDEVID")
+
+
+def iak(kind: KeyType) -> TPM2B_PUBLIC:
+    """IAK: the restricted key of the same templates; it signs what the TPM says, nothing else."""
+    scheme = "rsapss-sha256" if kind == "rsa2048" else "ecdsa-sha256"
+    return _device_key(f"{kind}:{scheme}:null", _DEVICE | A.RESTRICTED, policies.IAK, b"IAK")
+
+
+def _device_key(algorithm: str, attributes: int, policy: bytes, unique: bytes) -> TPM2B_PUBLIC:
+    """7.3.3: `unique` is the text (7.3.1, table 2) without padding, in both coordinates."""
+    template = TPM2B_PUBLIC.parse(algorithm, objectAttributes=attributes, authPolicy=policy)
+    if algorithm.startswith("rsa"):
+        template.publicArea.unique.rsa = unique
+    else:
+        template.publicArea.unique.ecc = TPMS_ECC_POINT(x=unique, y=unique)
+    return template
+
+
+def ek_child(kind: KeyType) -> TPM2B_PUBLIC:
+    """What the shell scripts of Azure-Samples/iotedge-tpm2cloud make below the EK, and the same
+    for P-256: as `signing`, but not marked as ours."""
+    template = signing(kind)
+    template.publicArea.authPolicy = b""
+    return template
 
 
 def sealed() -> TPM2B_PUBLIC:

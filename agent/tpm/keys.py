@@ -1,0 +1,190 @@
+"""Objects in the TPM: looked at, made, loaded, kept, given up; the sessions they are used in."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from tpm2_pytss import TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_SESSION
+from tpm2_pytss.types import (
+    TPM2B_PRIVATE,
+    TPM2B_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPMS_SENSITIVE_CREATE,
+    TPMT_SYM_DEF,
+)
+
+from agent.errors import HandleOccupied
+from agent.tpm import policies, templates
+from agent.tpm.chip import HIERARCHIES
+from agent.tpm.esys import RC_HANDLE_1, speaking
+from agent.tpm.nv import Nv
+from agent.tpm.objects import Attestor, Public, Transient, parse
+
+
+class Keys(Nv):
+    """What is at a handle is a TPM handle (0x81......); what is in a slot, a Transient."""
+
+    def public(self, handle: int) -> Public | None:
+        """What sits at a persistent handle, or None."""
+        with speaking(f"read {handle:#x}"):
+            try:
+                found = self.esys.tr_from_tpmpublic(handle)
+            except TSS2_Exception as e:
+                if e.rc == RC_HANDLE_1:
+                    return None
+                raise
+            area, _, _ = self.esys.read_public(found)
+            self.esys.tr_close(found)
+        return parse(area)
+
+    @contextlib.contextmanager
+    def srk(self, kind: templates.KeyType) -> Iterator[Transient]:
+        """A storage root key of the owner hierarchy."""
+        with speaking("make the SRK"), self._primary("owner", templates.storage(kind)) as made:
+            yield made
+
+    @contextlib.contextmanager
+    def _primary(self, hierarchy: str, template: TPM2B_PUBLIC) -> Iterator[Attestor]:
+        made, area, _, digest, ticket = self.esys.create_primary(
+            TPM2B_SENSITIVE_CREATE(), template, primary_handle=HIERARCHIES[hierarchy]
+        )
+        with self._flushed(made):
+            yield Attestor(made, parse(area), bytes(digest), bytes(ticket.marshal()))
+
+    def create_key(self, parent: int, kind: templates.KeyType) -> tuple[bytes, bytes]:
+        """A signing key below the storage key at `parent`: its TPM2B_PUBLIC and TPM2B_PRIVATE.
+
+        Nothing stays in the TPM; the private blob is wrapped by the parent and is no secret.
+        """
+        return self._create(parent, TPM2B_SENSITIVE_CREATE(), templates.signing(kind), "a key")
+
+    def seal(self, parent: int, auth: bytes, data: bytes) -> tuple[bytes, bytes]:
+        """`data` (at most 128 bytes) under the password `auth`: TPM2B_PUBLIC and TPM2B_PRIVATE."""
+        secret = TPM2B_SENSITIVE_CREATE(TPMS_SENSITIVE_CREATE(userAuth=auth, data=data))
+        return self._create(parent, secret, templates.sealed(), "sealed data")
+
+    def _create(
+        self, parent: int, secret: TPM2B_SENSITIVE_CREATE, template: TPM2B_PUBLIC, what: str
+    ) -> tuple[bytes, bytes]:
+        with (
+            speaking(f"make {what} below {parent:#x}"),
+            self._at(parent) as under,
+            self._encrypted(under) as session,
+        ):
+            private, public, *_ = self.esys.create(under, secret, template, session1=session)
+        return bytes(public.marshal()), bytes(private.marshal())
+
+    @contextlib.contextmanager
+    def load(self, parent: int, public: bytes, private: bytes) -> Iterator[Transient]:
+        """The key of these two blobs, in a transient slot."""
+        area, _ = TPM2B_PUBLIC.unmarshal(public)
+        wrapped, _ = TPM2B_PRIVATE.unmarshal(private)
+        with speaking(f"load a key below {parent:#x}"), self._at(parent) as under:
+            loaded = self.esys.load(under, wrapped, area)
+            with self._flushed(loaded):
+                yield Transient(loaded, parse(area))
+
+    def persist(self, thing: Transient, handle: int) -> None:
+        """Keep a transient object at a persistent handle; raises HandleOccupied, never evicts, and
+        TpmFull if no handle is free."""
+        if self.public(handle) is not None:
+            raise HandleOccupied(
+                f"cannot keep a key at {handle:#x}: another object is there", handle=hex(handle)
+            )
+        with speaking(f"keep a key at {handle:#x}"):
+            self.esys.tr_close(self.esys.evict_control(ESYS_TR.OWNER, thing.handle, handle))
+
+    def evict_ours(self, handle: int) -> None:
+        """Give up a key that we made; raises HandleOccupied if it is anybody else's."""
+        found = self.public(handle)
+        if found is None or not found.ours:
+            raise HandleOccupied(
+                f"cannot give up the key at {handle:#x}: it is not ours", handle=hex(handle)
+            )
+        with speaking(f"give up the key at {handle:#x}"), self._at(handle) as key:
+            self.esys.evict_control(ESYS_TR.OWNER, key, handle)
+
+    def serialized(self, handle: int) -> bytes:
+        """The ESYS_TR of a persistent object as Esys_TR_Serialize writes it."""
+        with speaking(f"serialize {handle:#x}"), self._at(handle) as found:
+            return bytes(self.esys.tr_serialize(found))
+
+    # --- handles and sessions ---
+
+    @contextlib.contextmanager
+    def _at(self, thing: int | Transient) -> Iterator[Any]:
+        if isinstance(thing, Transient):
+            yield thing.handle
+            return
+        found = self.esys.tr_from_tpmpublic(thing)
+        try:
+            yield found
+        finally:
+            self.esys.tr_close(found)
+
+    @contextlib.contextmanager
+    def _using(self, thing: int | Transient) -> Iterator[tuple[Any, Public]]:
+        """The ESYS_TR of a key, and what it is."""
+        with self._at(thing) as key:
+            if isinstance(thing, Transient):
+                yield key, thing.public
+            else:
+                area, _, _ = self.esys.read_public(key)
+                yield key, parse(area)
+
+    @contextlib.contextmanager
+    def _flushed(self, transient: Any) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.esys.flush_context(transient)
+
+    @contextlib.contextmanager
+    def _session(self, kind: int, salt: Any, hash_alg: int) -> Iterator[Any]:
+        """Salted to a key, parameters do not cross the bus in the clear; not so without salt."""
+        session = self.esys.start_auth_session(
+            tpm_key=salt,
+            bind=ESYS_TR.NONE,
+            session_type=kind,
+            symmetric=None if salt == ESYS_TR.NONE else TPMT_SYM_DEF.parse("aes128cfb"),
+            auth_hash=hash_alg,
+        )
+        with self._flushed(session):
+            crypt = TPMA_SESSION.DECRYPT | TPMA_SESSION.ENCRYPT
+            self.esys.trsess_set_attributes(
+                session, TPMA_SESSION.CONTINUESESSION | (0 if salt == ESYS_TR.NONE else crypt)
+            )
+            yield session
+
+    def _encrypted(self, salt: Any) -> contextlib.AbstractContextManager[Any]:
+        return self._session(TPM2_SE.HMAC, salt, TPM2_ALG.SHA256)
+
+    @contextlib.contextmanager
+    def _as_user(self, public: Public) -> Iterator[Any]:
+        """What the USER role of a key asks for, once: its empty password; for one of TCG's that is
+        protected against dictionary attacks, its policy, which is never counted as one."""
+        policy = policies.KNOWN.get(public.policy)
+        if policy is None or not public.counts_attacks:
+            yield ESYS_TR.PASSWORD
+        else:
+            with self._by_policy(policy) as session:
+                yield session
+
+    @contextlib.contextmanager
+    def _as_admin(self, public: Public, code: int) -> Iterator[Any]:
+        """What the ADMIN role of a key asks for, for one command."""
+        policy = policies.KNOWN.get(public.policy)
+        if policy is None or not public.admin_by_policy:
+            yield ESYS_TR.PASSWORD
+        else:
+            with self._by_policy(policy, code) as session:
+                yield session
+
+    @contextlib.contextmanager
+    def _by_policy(
+        self, policy: policies.Policy, code: int | None = None, salt: Any = ESYS_TR.NONE
+    ) -> Iterator[Any]:
+        with self._session(TPM2_SE.POLICY, salt, policy.hash_alg) as session:
+            policy.satisfy(self.esys, session, code)
+            yield session
