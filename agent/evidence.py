@@ -37,19 +37,19 @@ LARGEST_CHALLENGE = 2048
 
 
 def tcg_csr(
-    tpm: Tpm, kind: KeyType, model: str, serial: str, ek_certificate: bytes, idevid: int
+    tpm: Tpm, kind: KeyType, model: str, serial: str, ek_certificate: bytes, idevid_handle: int
 ) -> bytes:
-    """The TCG-CSR-IDEVID (agent.tcg_csr says how it looks) for the IDevID key at handle `idevid`.
+    """The TCG-CSR-IDEVID (agent.tcg_csr says how it looks) for the IDevID key at `idevid_handle`.
 
     `kind`: of the IAK; `model`, `serial`: the product's, 1 to 64 printable ASCII characters;
     `ek_certificate`: DER, and not looked at. Raises ProductInvalid, IdevidAbsent, IdevidUnfit,
     CsrInvalid if the TPM signs wrongly, TpmError.
     """
     names = [_printable("model", model), _printable("serial number", serial)]
-    key = _certifiable(tpm.public(idevid), idevid)
+    key = _certifiable(tpm.public(idevid_handle), idevid_handle)
     with tpm.iak(kind) as iak:
         created, created_signature = tpm.certify_creation(iak, b"")
-        certified, certified_signature = tpm.certify(idevid, iak, b"")
+        certified, certified_signature = tpm.certify(idevid_handle, iak, b"")
     content = wire.Content(
         model=names[0],
         serial=names[1],
@@ -62,7 +62,7 @@ def tcg_csr(
         idevid_certified=certified,
         idevid_certified_signature=certified_signature,
     )
-    return _signed(tpm, idevid, key, wire.encode_content(content))
+    return _signed(tpm, idevid_handle, key, wire.encode_content(content))
 
 
 def answer(tpm: Tpm, kind: KeyType, challenge: bytes, ek: str = "EK-RSA2048") -> bytes:
@@ -70,8 +70,8 @@ def answer(tpm: Tpm, kind: KeyType, challenge: bytes, ek: str = "EK-RSA2048") ->
 
     `challenge`: a file as `tpm2_makecredential -o` writes it, for the public key of the EK's
     certificate and the name of the IAK in the request; `kind`: of the IAK, `ek`: the kind of the
-    EK, as for Tpm.ek. Raises ChallengeGarbled,
-    CredentialRefused if it is for another TPM or another IAK, TpmError.
+    EK, as for Tpm.ek. Raises ChallengeGarbled; CredentialRefused if the challenge is for another
+    TPM or another IAK; TpmError.
     """
     credential, secret = _opened(challenge)
     with tpm.iak(kind) as iak, tpm.ek(ek) as endorsement:
