@@ -2,8 +2,18 @@
 
 from agent.tpm.device import Tpm
 from agent.tpm.endorsement import make_credential
+from agent.tpm.inventory import Budget
 from agent.tpm.nv import NvPublic
 from agent.tpm.objects import Attestor, Public, Transient
 from agent.tpm.provider import TlsKey
 
-__all__ = ["Attestor", "NvPublic", "Public", "TlsKey", "Tpm", "Transient", "make_credential"]
+__all__ = [
+    "Attestor",
+    "Budget",
+    "NvPublic",
+    "Public",
+    "TlsKey",
+    "Tpm",
+    "Transient",
+    "make_credential",
+]

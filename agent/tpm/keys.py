@@ -1,6 +1,7 @@
 """Objects in the TPM: looked at, made, loaded, kept, given up; the sessions they are used in."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +18,11 @@ from tpm2_pytss.types import (
 from agent.errors import HandleOccupied
 from agent.tpm import policies, templates
 from agent.tpm.chip import HIERARCHIES
-from agent.tpm.esys import RC_HANDLE_1, speaking
+from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, speaking
 from agent.tpm.nv import Nv
 from agent.tpm.objects import Attestor, Public, Transient, parse
+
+log = logging.getLogger(__name__)
 
 
 class Keys(Nv):
@@ -163,13 +166,18 @@ class Keys(Nv):
     @contextlib.contextmanager
     def _as_user(self, public: Public) -> Iterator[Any]:
         """What the USER role of a key asks for, once: its empty password; for one of TCG's that is
-        protected against dictionary attacks, its policy, which is never counted as one."""
-        policy = policies.KNOWN.get(public.policy)
-        if policy is None or not public.counts_attacks:
-            yield ESYS_TR.PASSWORD
-        else:
-            with self._by_policy(policy) as session:
-                yield session
+        protected against dictionary attacks, its policy, which is never counted as one. That asks
+        for the password of the endorsement hierarchy; without it, the key's own must do."""
+        session = ESYS_TR.PASSWORD
+        with contextlib.ExitStack() as stack:
+            if public.counts_attacks and (policy := policies.KNOWN.get(public.policy)):
+                try:
+                    session = stack.enter_context(self._by_policy(policy))
+                except TSS2_Exception as e:
+                    if e.rc not in RC_AUTH:
+                        raise
+                    log.debug("no endorsement password (%#x): the key's own", e.rc)
+            yield session
 
     @contextlib.contextmanager
     def _as_admin(self, public: Public, code: int) -> Iterator[Any]:
