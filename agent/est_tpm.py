@@ -65,16 +65,17 @@ class Locked:
         try:
             content = asn1.decode_der(_ContentInfo, self.envelope)
             found = content.content.content
-            nonce = asn1.decode_der(_Gcm, bytes(found.algorithm.parameters.data)).nonce
+            gcm = asn1.decode_der(_Gcm, bytes(found.algorithm.parameters.data))
         except ValueError as e:
             self._garbled("not PKCS#7 EncryptedData with AES-GCM", e)
         size = AES.get(found.algorithm.oid.dotted_string)
-        if (content.kind, found.kind) != (ENCRYPTED_DATA, DATA) or size is None:
+        fixed = (content.kind, found.kind, gcm.tag_size)
+        if size is None or fixed != (ENCRYPTED_DATA, DATA, 16):
             self._garbled("not PKCS#7 EncryptedData with AES-GCM")
         if len(key) != size:
             self._garbled(f"a key of {len(key)} bytes instead of {size} in the challenge")
         try:
-            return x509.load_der_x509_certificate(AESGCM(key).decrypt(nonce, found.text, None))
+            return x509.load_der_x509_certificate(AESGCM(key).decrypt(gcm.nonce, found.text, None))
         except InvalidTag as e:
             self._garbled("it does not decrypt with the key in its challenge", e)
         except ValueError as e:
@@ -144,9 +145,8 @@ def _challenge(reply: Reply) -> tuple[bytes, bytes, bytes]:
 
 def _parts(kind: str, body: bytes) -> list[tuple[str, bytes]]:
     """The type and the text of each part of a multipart body of the type `kind`."""
-    head = f"Content-Type: {kind}\r\n\r\n".encode("latin-1")
-    strictly = compat32.clone(raise_on_defect=True)
-    whole = email.message_from_bytes(head + body, policy=strictly)
+    text = f"Content-Type: {kind}\r\n\r\n{body.decode('latin-1')}"  # base64 is ASCII, or nonsense
+    whole = email.message_from_string(text, policy=compat32.clone(raise_on_defect=True))
     parts = [part for part in whole.get_payload() if isinstance(part, Message)]
     return [(part.get_content_type(), str(part.get_payload()).encode()) for part in parts]
 
