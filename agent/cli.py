@@ -1,126 +1,16 @@
 """The command line: parse, dispatch, print; an AgentError becomes two lines and an exit status."""
 
 import argparse
-import contextlib
 import gc
-import json
 import logging
-import os
 import sys
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from agent import __version__, config, config_factory, credentials, events, journal, store
-from agent.errors import AgentError, NoPermission, SecretUnreadable
-from agent.state import State, write_json
-
-if TYPE_CHECKING:
-    from agent.tpm import Tpm
-
-# What needs the TPM is imported by the verb that does: `tpm2cloud config` must not wait for it.
+from agent import __version__, config_factory, events, journal, verbs
+from agent.errors import AgentError
 
 log = logging.getLogger(__name__)
-CONFIG = config.ETC / "config.toml"
-PASSWORD = 64  # bytes of a TPM2B_AUTH (TPM 2.0 Library, part 2, 10.4.2, 10.4.5)
-
-
-def provision(args: argparse.Namespace) -> int:
-    from agent import inputs, plan
-
-    started, conf, state = time.monotonic(), config.load(args.config), _state()
-    if args.dry_run:
-        inputs.check(conf)
-        return _dry_run(conf, state)
-    with store.lock(state.directory), _remembered(state):
-        inputs.check(conf)
-        with _tpm(conf, state.loaded) as tpm:
-            plan.run(plan.plan(conf, tpm, state))
-    journal.tell_systemd("STATUS=provisioned")
-    if journal.on_journal():  # on a terminal, the steps have just said so
-        seconds = f"{time.monotonic() - started:.2f}"
-        about = journal.about(events.PROVISIONED, seconds=seconds)
-        log.info("This device is provisioned (%s s).", seconds, extra=about)
-        journal.sync()
-    return 0
-
-
-def _dry_run(conf: config.Config, state: State) -> int:
-    from agent import plan
-
-    with _tpm(conf) as tpm:
-        steps = plan.plan(conf, tpm, state)
-        width = max(len(step.name) for step in steps)
-        for step in steps:
-            was = plan.at(step, step.done)
-            _say(f"{step.name:{width}}  {f'done: {was}' if was else 'would be done'}")
-    return 0
-
-
-def status(args: argparse.Namespace) -> int:
-    from agent import plan, status
-
-    conf, state = config.load(args.config), _state()
-    with _tpm(conf) as tpm:
-        seen = status.look(plan.plan(conf, tpm, state), state)
-    if args.json:
-        _say(json.dumps(status.as_json(seen), indent=2))
-    else:
-        _say("\n".join(status.as_text(seen)))
-    return status.verdict(seen)
-
-
-def identity(args: argparse.Namespace) -> int:
-    from agent import identity_csv
-
-    if args.merge:
-        _say(identity_csv.merge(args.merge))
-        return 0
-    from agent import identity
-
-    configured = args.config != CONFIG or any(map(store.exists, config.files(CONFIG)))
-    conf = config.load(args.config) if configured else config.Config(dps=config.Dps(id_scope=""))
-    with _tpm(conf, auths=_auths_if_permitted()) as tpm:
-        found = identity.gather(tpm, conf, log.warning, configured=configured)
-    if args.csv:
-        _say(identity_csv.table([identity_csv.row(found)]))
-    else:
-        _say(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
-    return 0
-
-
-def show_config(args: argparse.Namespace) -> int:
-    found: tuple[Any, Any] = (
-        config_factory.read(_manufacture_toml(args)) if args.factory else config.read(args.config)
-    )
-    for at, value, origin in config.effective(*found):
-        _say(f"{at} = {config.written(value)}  # {origin}")
-    return 0
-
-
-def _manufacture_toml(args: argparse.Namespace) -> Path:
-    given: Path = args.config
-    return config_factory.FILE if given == CONFIG else given
-
-
-def lint_image(args: argparse.Namespace) -> int:
-    from agent import lint
-
-    found = lint.look(args.root, args.config)
-    _say(lint.as_json(args.root, found) if args.json else "\n".join(lint.as_text(found)))
-    return 1 if lint.errors(found) else 0
-
-
-def _say(text: str) -> None:
-    """What was asked for. A reader who has seen enough and is gone (`| head`) is no failure."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Nor at the end, when what is left in the buffer is written.
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device)
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _root_directory(text: str) -> Path:
@@ -131,56 +21,6 @@ def _root_directory(text: str) -> Path:
     except OSError as e:
         raise argparse.ArgumentTypeError(f"cannot look at {text!r}: {e.strerror}") from e
     raise argparse.ArgumentTypeError(f"{text!r} is not a root directory: no etc and usr in it")
-
-
-def _state() -> State:
-    """systemd names the directory, or several (systemd.exec(5), StateDirectory=)."""
-    named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return State(Path(named) if named else config.VAR)
-
-
-@contextlib.contextmanager
-def _tpm(
-    conf: config.Config, ledger: Path | None = None, auths: dict[str, bytes] | None = None
-) -> Iterator["Tpm"]:
-    from agent.tpm import Tpm
-
-    with Tpm(conf.tpm.tcti, _auths() if auths is None else auths, ledger) as tpm:
-        yield tpm
-
-
-def _auths() -> dict[str, bytes]:
-    """The passwords of the TPM's hierarchies, as far as there are any."""
-    names = ("owner", "endorsement")
-    named = {name: credentials.optional(f"tpm-{name}-auth", PASSWORD) for name in names}
-    return {name: auth for name, auth in named.items() if auth is not None}
-
-
-def _auths_if_permitted() -> dict[str, bytes]:
-    """For what anybody may ask of a TPM, as long as its hierarchies have no password."""
-    try:
-        return _auths()
-    except (NoPermission, SecretUnreadable) as e:
-        log.warning("%s; going on without the passwords of the TPM", e)
-        return {}
-
-
-@contextlib.contextmanager
-def _remembered(state: State) -> Iterator[None]:
-    """Why a run stopped is kept for `status`, until one does not."""
-    try:
-        yield
-    except AgentError as e:
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        told = {"step": e.step, "code": e.code, "message": str(e), "remedy": e.remedy, "at": at}
-        try:
-            write_json(state.failure, told, mode=0o644)
-        except AgentError as unwritten:
-            about = journal.about(events.FAILURE_NOT_KEPT, **unwritten.fields)
-            log.warning("%s, ignoring: status will not know of this", unwritten, extra=about)
-        raise
-    if store.exists(state.failure):
-        store.remove(state.failure)
 
 
 class Parser(argparse.ArgumentParser):
@@ -198,27 +38,39 @@ def parser() -> argparse.ArgumentParser:
     )
     version = f"%(prog)s {__version__}"
     top.add_argument("--version", action="version", version=version, help="print the version")
-    help = f"the configuration, instead of {CONFIG}; its drop-ins are in config.d beside it"
-    top.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=help)
+    help = f"the configuration, instead of {verbs.CONFIG}; its drop-ins are in config.d beside it"
+    top.add_argument("--config", type=Path, default=verbs.CONFIG, metavar="FILE", help=help)
     top.add_argument("--debug", action="store_true", help="say more, show tracebacks")
-    verbs = top.add_subparsers(metavar="COMMAND", required=True)
-    add = verbs.add_parser(
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for verb in (_provision, _status, _config, _identity, _manufacture, _lint_image):
+        verb(commands)
+    return top
+
+
+def _provision(commands: Any) -> None:
+    add = commands.add_parser(
         "provision",
         help="do what is left to do (what the service runs)",
         description="Do what is left to do, step by step. Only one run is at work at a time. A "
         "step that fails ends the run; the next run goes on with it.",
     )
     add.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
-    add.set_defaults(verb=provision)
-    add = verbs.add_parser(
+    add.set_defaults(verb=verbs.provision)
+
+
+def _status(commands: Any) -> None:
+    add = commands.add_parser(
         "status",
         help="where this device is, step by step",
         description="Where this device is, step by step; what went wrong, with its code and "
         "remedy. Nothing is changed, and no server is asked.",
     )
     add.add_argument("--json", action="store_true", help="for programs")
-    add.set_defaults(verb=status)
-    add = verbs.add_parser(
+    add.set_defaults(verb=verbs.status)
+
+
+def _config(commands: Any) -> None:
+    add = commands.add_parser(
         "config",
         help="the settings in force, each with its origin",
         description="The settings in force, each with the file that it comes from, or 'default'; "
@@ -226,8 +78,11 @@ def parser() -> argparse.ArgumentParser:
     )
     help = f"those of the factory step: of {config_factory.FILE}, or of what --config names"
     add.add_argument("--factory", action="store_true", help=help)
-    add.set_defaults(verb=show_config)
-    add = verbs.add_parser(
+    add.set_defaults(verb=verbs.show_config)
+
+
+def _identity(commands: Any) -> None:
+    add = commands.add_parser(
         "identity",
         help="what a back office needs to enrol this device",
         description="What a back office needs to enrol this device: its registration id, its EK, "
@@ -239,12 +94,37 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="as a table of one line below its head")
     help = "no device, but a table of those whose JSON is in the files; all or nothing"
     form.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help=help)
-    add.set_defaults(verb=identity)
-    add = verbs.add_parser("lint-image", help="look at a golden image before it is flashed")
+    add.set_defaults(verb=verbs.identity)
+
+
+def _manufacture(commands: Any) -> None:
+    add = commands.add_parser(
+        "manufacture",
+        help="the factory step: a genuine TPM, an IDevID key in it, and its certificate",
+        description="The factory step, once per board: see that the TPM is genuine, make the "
+        "IDevID key in it, get its certificate and store it in the TPM; then print what the back "
+        "office needs, JSON on one line (see identity --merge). A second run changes nothing.",
+    )
+    add.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    help = "get a new certificate for the key, though the one that is there is good"
+    add.add_argument("--force", action="store_true", help=help)
+    help = "for a CA out of reach: make the key, and write the request for its certificate"
+    way = add.add_mutually_exclusive_group()
+    way.add_argument("--csr-out", type=Path, metavar="FILE", help=help)
+    help = "store the certificate that such a CA has issued: PEM or DER"
+    way.add_argument("--cert-in", type=Path, metavar="FILE", help=help)
+    help = "such a CA's challenge to the TPM, in the format of tpm2_makecredential"
+    way.add_argument("--challenge-in", type=Path, metavar="FILE", help=help)
+    help = "where the answer to the challenge goes"
+    add.add_argument("--answer-out", type=Path, metavar="FILE", help=help)
+    add.set_defaults(verb=verbs.manufacture)
+
+
+def _lint_image(commands: Any) -> None:
+    add = commands.add_parser("lint-image", help="look at a golden image before it is flashed")
     add.add_argument("root", type=_root_directory, metavar="ROOT", help="its root directory")
     add.add_argument("--json", action="store_true", help="for programs")
-    add.set_defaults(verb=lint_image)
-    return top
+    add.set_defaults(verb=verbs.lint_image)
 
 
 def main() -> int:
@@ -258,7 +138,10 @@ def main() -> int:
 
 
 def _main() -> int:
-    args = parser().parse_args()
+    top = parser()
+    args = top.parse_args()
+    if args.verb is verbs.manufacture and bool(args.challenge_in) != bool(args.answer_out):
+        top.error("manufacture: --challenge-in and --answer-out go together")
     journal.setup(debug=args.debug)
     try:
         return int(args.verb(args))

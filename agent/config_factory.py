@@ -78,6 +78,7 @@ class Idevid:
     trust: Path = ETC / "idevid-ca.pem"
     certificate: Path = VAR / "idevid.pem"
     csr: Literal["pkcs10", "tcg"] = "pkcs10"
+    model: str | None = None
     subject: Subject = field(default_factory=Subject)
     est: Est | None = None
     ca: Ca | None = None
@@ -89,6 +90,8 @@ class Idevid:
             yield "csr", "'tcg' goes by file (--csr-out): neither [idevid.est] nor [idevid.ca]"
         if self.csr == "tcg" and self.profile != "tcg":
             yield "csr", "'tcg' needs profile = 'tcg'"
+        if self.csr == "tcg" and not self.model:
+            yield "model", "required, for csr = 'tcg'"
 
 
 @dataclass(frozen=True, kw_only=True)

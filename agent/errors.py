@@ -91,8 +91,8 @@ class IssuerMissing(ConfigError):
 
     code = "issuer-missing"
     remedy = (
-        "Set [idevid.est] or [idevid.ca]; or carry the request to a CA by hand: --csr-out FILE, and "
-        "then --cert-in FILE"
+        "Set [idevid.est] or [idevid.ca]; or carry the request to a CA by hand: --csr-out FILE, "
+        "and then --cert-in FILE"
     )
 
 
@@ -432,8 +432,8 @@ class IdevidKeyOther(TpmError):
 
     code = "idevid-key-other"
     remedy = (
-        "Nothing replaces a key. If it is this board's IDevID, set idevid.profile and idevid.key to "
-        "what it is; if nobody needs it: tpm2_evictcontrol -C o -c 0x81020000"
+        "Nothing replaces a key. If it is this board's IDevID, set idevid.profile and idevid.key "
+        "to what it is; if nobody needs it: tpm2_evictcontrol -C o -c 0x81020000"
     )
 
 

@@ -40,6 +40,22 @@ class State:
         return self.directory / "enrolment.json"
 
     @property
+    def idevid_issued(self) -> Path:
+        """At the factory: the IDevID certificate, PEM, from when it was issued to when it is in its
+        place."""
+        return self.directory / "idevid-issued.pem"
+
+    @property
+    def idevid_pending(self) -> Path:
+        """At the factory: as `pending`."""
+        return self.directory / "idevid-enrolment.json"
+
+    @property
+    def fetched(self) -> Path:
+        """CA certificates of TPM makers that were fetched; a directory."""
+        return self.directory / "ek-issuers"
+
+    @property
     def registration(self) -> Path:
         """What IoT Edge was last provisioned with, and the digest of the file it was told so by."""
         return self.directory / "registration.json"

@@ -141,8 +141,13 @@ def common_name(certificate: Certificate | CertificateSigningRequest) -> str:
     return str(names[-1].value) if names else ""
 
 
+def written(name: x509.Name) -> str:
+    """RFC 4514, and what that calls by number by its name in X.520."""
+    return name.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})
+
+
 def describe(certificate: Certificate) -> str:
-    return certificate.subject.rfc4514_string() or f"serial {certificate.serial_number:x}"
+    return written(certificate.subject) or f"serial {certificate.serial_number:x}"
 
 
 def spki(key: CertificatePublicKeyTypes) -> bytes:
@@ -229,7 +234,9 @@ def for_ek(certificate: Certificate) -> bool:
     return not (ca and ca.ca) and (purposes is None or EK_CERTIFICATE in purposes)
 
 
-def extension(leaf: Certificate, kind: type[Extension]) -> Extension | None:
+def extension(
+    leaf: Certificate | CertificateSigningRequest, kind: type[Extension]
+) -> Extension | None:
     try:
         return leaf.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:

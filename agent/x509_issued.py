@@ -1,7 +1,7 @@
 """Certificates asked for, issued, and checked before they are believed."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
@@ -14,6 +14,7 @@ from cryptography.x509 import (
     CertificateSigningRequest,
     CertificateSigningRequestBuilder,
     ExtendedKeyUsage,
+    ExtensionType,
     KeyUsage,
     Name,
     NameAttribute,
@@ -42,13 +43,14 @@ def request(key: CertificateIssuerPrivateKeyTypes, cn: str) -> CertificateSignin
     return (
         CertificateSigningRequestBuilder()
         .subject_name(Name([NameAttribute(NameOID.COMMON_NAME, cn)]))
-        .add_extension(_usage(), critical=True)
+        .add_extension(usage(), critical=True)
         .add_extension(_client_auth(), critical=False)
         .sign(key, hashes.SHA256())
     )
 
 
-def _usage() -> KeyUsage:
+def usage() -> KeyUsage:
+    """digitalSignature alone."""
     return KeyUsage(True, False, False, False, False, False, False, False, False)
 
 
@@ -57,34 +59,39 @@ def _client_auth() -> ExtendedKeyUsage:
 
 
 def issue(
-    csr: CertificateSigningRequest, ca: Certificate, ca_key_pem: bytes, days: timedelta
+    csr: CertificateSigningRequest,
+    ca: Certificate,
+    ca_key_pem: bytes,
+    until: datetime,
+    extensions: Sequence[ExtensionType] | None = None,
+    password: bytes | None = None,
 ) -> Certificate:
-    """What a CA of a lab does with a CSR. Raises ValueError for a key that is not the CA's."""
-    key = load_pem_private_key(ca_key_pem, None)
+    """What a CA of our own does with a CSR; without `extensions`, for a TLS client. `password`: the
+    key's. Raises ValueError, also for a key that is not the CA's, or TypeError."""
+    key = load_pem_private_key(ca_key_pem, password)
     # A PEM key may be of a kind that signs nothing (DH, X25519): it is not the CA's then. The types
     # below cannot know that.
     if x509.spki(key.public_key()) != x509.spki(ca.public_key()):  # type: ignore[arg-type]
         raise ValueError("the key is not that of the CA certificate")
-    now = datetime.now(UTC)
     subject = csr.public_key()
-    return (
+    builder = (
         CertificateBuilder()
         .subject_name(csr.subject)
         .issuer_name(ca.subject)
         .public_key(subject)
         .serial_number(random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(min(now + days, ca.not_valid_after_utc))
+        .not_valid_before(datetime.now(UTC))
+        .not_valid_after(until)
         .add_extension(BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(), critical=True)
-        .add_extension(_client_auth(), critical=False)
         .add_extension(SubjectKeyIdentifier.from_public_key(subject), critical=False)
         .add_extension(
             AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()),  # type: ignore[arg-type]
             critical=False,
         )
-        .sign(key, hashes.SHA256())  # type: ignore[arg-type]
     )
+    for each in [usage(), _client_auth()] if extensions is None else extensions:
+        builder = builder.add_extension(each, critical=isinstance(each, KeyUsage))
+    return builder.sign(key, hashes.SHA256())  # type: ignore[arg-type]
 
 
 # --- checking what came back ---

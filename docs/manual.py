@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from agent import RELEASED, __version__, cli, events, lint
+from agent import RELEASED, __version__, cli, config, config_factory, events, lint
 from agent.errors import AgentError, every_error
 from docs import rst, settings
 
@@ -28,7 +28,8 @@ def pages() -> Iterator[tuple[str, str]]:
     parts = {
         "version": lambda: __version__,
         "date": lambda: RELEASED.date().isoformat(),
-        "settings": lambda: settings.described((HERE / "config.toml").read_text()),
+        "settings": lambda: described(config.Config, "config.toml"),
+        "factory_settings": lambda: described(config_factory.Factory, "manufacture.toml"),
         "synopsis": synopsis,
         "verbs": verbs,
         "options": lambda: options(cli.parser()),
@@ -43,6 +44,10 @@ def pages() -> Iterator[tuple[str, str]]:
         yield source.stem, rst.page(source.read_text(), parts)
     for unit in sorted([*UNITS.glob("tpm2cloud*.service"), *UNITS.glob("tpm2cloud*.timer")]):
         yield f"{unit.name}.8", ".so man8/tpm2cloud.8\n"
+
+
+def described(cls: type, example: str) -> str:
+    return settings.described(cls, (HERE / example).read_text())
 
 
 # --- the command line ---

@@ -1,4 +1,4 @@
-"""The settings: their types and defaults from agent/config.py, what they mean from config.toml."""
+"""The settings: types and defaults from the code, what they mean from the example files."""
 
 import dataclasses
 import re
@@ -44,25 +44,24 @@ def tables(text: str) -> Iterator[Table]:
         comment = ""
 
 
-def section(name: str) -> Any:
-    """The class in agent/config.py that is the table."""
-    cls: Any = config.Config
+def section(cls: Any, name: str) -> Any:
+    """The class that is the table, of the class that is the whole file."""
     for part in name.split("."):
         cls = _bare(get_type_hints(cls)[part])
     return cls
 
 
-def described(text: str) -> str:
-    """All settings, as reStructuredText."""
+def described(cls: Any, text: str) -> str:
+    """All settings of a file that is a `cls`, as reStructuredText."""
     return "\n\n".join(
         f"{rst.heading(f'[{table.name}]')}\n\n{rst.with_literals(table.comment)}\n\n"
-        + rst.definitions(_setting(table, name) for name in table.settings)
+        + rst.definitions(_setting(cls, table, name) for name in table.settings)
         for table in list(tables(text))
     )
 
 
-def _setting(table: Table, name: str) -> tuple[str, str]:
-    cls = section(table.name)
+def _setting(whole: Any, table: Table, name: str) -> tuple[str, str]:
+    cls = section(whole, table.name)
     [default] = [each.default for each in dataclasses.fields(cls) if each.name == name]
     hint = get_type_hints(cls)[name]
     comment = rst.with_literals(table.settings[name])

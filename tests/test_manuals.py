@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import cli, events, lint
+from agent import cli, config_factory, events, lint
 from agent.errors import every_error
 from tests.lab import journald
 from tests.test_shape import settings
@@ -191,6 +191,15 @@ def test_every_setting_is_in_its_manual_with_its_meaning(made: Path) -> None:
         table, _, name = at.rpartition(".")
         under = text.partition(f"   [{table}]\n")[2].partition("\n   [")[0]
         assert re.search(rf"^       {name} \(.+\)\n +\S", under, re.MULTILINE), at
+    text = shown(made / "man/tpm2cloud-manufacture.toml.5")
+    for at in settings(config_factory.Factory):
+        table, _, name = at.rpartition(".")
+        under = text.partition(f"   [{table}]\n")[2].partition("\n   [")[0]
+        assert re.search(rf"^       {name} \(.+\)\n +\S", under, re.MULTILINE), at
+
+
+def test_a_setting_is_told_with_its_type_and_default(made: Path) -> None:
+    text = shown(made / "man/tpm2cloud.toml.5")
     assert 'key ("ecc256" or "rsa2048", default "ecc256")' in text
     assert 'timeout (duration, default "5min")' in text
     assert "url (text, required)" in text

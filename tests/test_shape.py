@@ -4,7 +4,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import agent
-from agent import config
+from agent import config, config_factory
 from agent.errors import AgentError, every_error
 
 TOP = Path(__file__).parents[1]
@@ -38,8 +38,10 @@ ALLOWED = {
     "aziot_config": {"errors", "toml_edit"},
     "aziot": {"errors"},
     "aziot_identity": {"errors", "aziot"},
+    "x509_idevid": {"errors", "x509", "x509_issued"},
     "schema": {"errors"},
     "config": {"errors", "schema"},
+    "config_factory": {"config", "schema"},
     "events": {"errors"},
     "journal": {"events"},
     "ek": {"errors", "tpm", "x509", "x509_ek"},
@@ -117,8 +119,15 @@ def settings(section: Any = config.Config, at: str = "") -> Iterator[str]:
             yield at + each.name
 
 
-def test_every_setting_is_in_the_example_and_it_says_nothing_else() -> None:
-    text = (TOP / "docs/config.toml").read_text()
+EXAMPLES: dict[str, Any] = {
+    "config.toml": config.Config,
+    "manufacture.toml": config_factory.Factory,
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_setting_is_in_the_example_and_it_says_nothing_else(name: str) -> None:
+    text = (TOP / "docs" / name).read_text()
     lines = [line.removeprefix("#") for line in text.splitlines() if not line.startswith("# ")]
     shown, table = set(), ""
     for line in lines:
@@ -126,25 +135,38 @@ def test_every_setting_is_in_the_example_and_it_says_nothing_else() -> None:
             table = found[1]
         elif found := re.match(r"([a-z0-9_]+) = ", line):
             shown.add(f"{table}.{found[1]}")
-    assert shown == set(settings())
+    assert shown == set(settings(EXAMPLES[name]))
 
 
-def test_the_example_is_a_configuration_that_loads(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text((TOP / "docs/config.toml").read_text())
+def test_the_examples_are_configurations_that_load(tmp_path: Path) -> None:
+    for name in EXAMPLES:
+        (tmp_path / name).write_text((TOP / "docs" / name).read_text())
     loaded = config.load(tmp_path / "config.toml")
     assert loaded.dps.id_scope == "0ne00000000"
+    text = (tmp_path / "manufacture.toml").read_text()
+    text = re.sub(r"^#(?=(certificate|key) = .*station)", "", text, flags=re.MULTILINE)
+    (tmp_path / "manufacture.toml").write_text(text)
+    factory = config_factory.load(tmp_path / "manufacture.toml")
+    assert factory.idevid.profile == "tcg"
 
 
-def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
-    text = (TOP / "docs/config.toml").read_text()
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_defaults_that_an_example_shows_are_the_defaults(name: str) -> None:
+    text = (TOP / "docs" / name).read_text()
     text = re.sub(r"^#(?=[a-z0-9_]+ = )", "", text, flags=re.MULTILINE)
     text = re.sub(r"^#(?=\[)", "", text, flags=re.MULTILINE)
-    tree = tomllib.loads(text)
-    optional = {"ldevid.ca", "ldevid.est", "operational", "dps", "edge_ca"}
-    for at, value in walked(tree):
-        section, _, name = at.rpartition(".")
-        if section not in optional and name != "library":
-            assert str(value) in shown_default(section, name), at
+    for at, value in walked(tomllib.loads(text)):
+        section, _, setting = at.rpartition(".")
+        default = default_of(EXAMPLES[name], section, setting)
+        if default not in (None, MISSING):
+            assert str(value) in shown_default(default), at
+
+
+def default_of(cls: Any, section: str, setting: str) -> Any:
+    for part in section.split("."):
+        hint = get_type_hints(cls)[part]
+        cls = next(kind for kind in [hint, *get_args(hint)] if is_dataclass(kind))
+    return next(each.default for each in fields(cls) if each.name == setting)
 
 
 def walked(tree: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
@@ -155,12 +177,9 @@ def walked(tree: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
             yield at + key, value
 
 
-def shown_default(section: str, name: str) -> set[str]:
-    kinds = {"device": config.Device, "tpm": config.Tpm, "idevid": config.Idevid}
-    kinds |= {"pkcs11": config.Pkcs11, "aziot": config.Aziot}
-    value = getattr(kinds[section](), name)
+def shown_default(value: Any) -> set[str]:
     seconds = value.total_seconds() if hasattr(value, "total_seconds") else 0
-    durations = {f"{seconds:g}s", f"{seconds / 60:g}min"}
+    durations = {f"{seconds:g}s", f"{seconds / 60:g}min", f"{seconds / 86400:g}d"}
     listed = {str([str(each) for each in value])} if isinstance(value, tuple) else set()
     return {str(value), *durations, *listed}
 

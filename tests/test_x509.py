@@ -193,7 +193,7 @@ def test_a_ca_may_be_a_little_ahead_of_us() -> None:
 def test_a_request_is_signed_and_asks_for_a_tls_client() -> None:
     assert CSR.is_signature_valid
     assert x509.common_name(CSR) == "device"
-    made = x509_issued.issue(CSR, ISSUING, pki.private_pem(CA.key), DAY)
+    made = x509_issued.issue(CSR, ISSUING, pki.private_pem(CA.key), datetime.now(UTC) + DAY)
     assert judged(made) == [made, ISSUING, MIDDLE]
     with pytest.raises(ValueError, match="not that of the CA"):
-        x509_issued.issue(CSR, ISSUING, pki.private_pem(KEY), DAY)
+        x509_issued.issue(CSR, ISSUING, pki.private_pem(KEY), datetime.now(UTC) + DAY)

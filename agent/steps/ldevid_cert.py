@@ -107,7 +107,9 @@ def _by_ca(conf: config.Ldevid, csr: CertificateSigningRequest) -> list[Certific
     ca = _ca(conf)
     try:
         key = ca.key.read_bytes()
-        made = x509_issued.issue(csr, x509.anchors(ca.certificate)[0], key, ca.valid)
+        issuer = x509.anchors(ca.certificate)[0]
+        until = min(datetime.now(UTC) + ca.valid, issuer.not_valid_after_utc)
+        made = x509_issued.issue(csr, issuer, key, until)
     except (OSError, ValueError, TypeError) as e:
         raise ConfigError(f"cannot issue with the local CA key '{ca.key}': {e}") from e
     return [made]

@@ -73,6 +73,12 @@ class Public:
         return not self._has(TPMA_OBJECT.NODA)
 
     @property
+    def bound(self) -> bool:
+        """Made in this TPM, and never to leave it."""
+        made = TPMA_OBJECT.SENSITIVEDATAORIGIN
+        return self._has(TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | made)
+
+    @property
     def decrypts(self) -> bool:
         return self._has(TPMA_OBJECT.DECRYPT)
 

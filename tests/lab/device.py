@@ -118,7 +118,10 @@ class Device:
                 "key": wish.key,
                 "manufacturer_roots": [str(self.etc / "tpm-roots.d")],
             },
-            "idevid": {"trust": str(self.etc / "idevid-ca.pem")},
+            "idevid": {
+                "trust": str(self.etc / "idevid-ca.pem"),
+                "certificate": str(self.state / "idevid.pem"),
+            },
             "ldevid": {"est": self._est(world.owner_est.url(wish.auth))},
             "pkcs11": {
                 "store": str(self.pkcs11),

@@ -29,6 +29,10 @@ class EstServer:
         }
         (directory / "est.json").write_text(json.dumps(settings, indent=4))
 
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}/.well-known/est"
+
     def answers(self) -> bool:
         """The program itself does not end when it cannot listen, so this is the only way."""
         return process.speaks_tls(self.port, self._tls.trust)

@@ -30,6 +30,7 @@ Certificate = Literal["good", "none", "other-key", "expired", "not-yet", "foreig
 class Board:
     """What the factory makes of a TPM; the defaults are what the scripts do."""
 
+    virgin: bool = False  # as the chip's maker ships it: the factory has not seen it yet
     id: str = "board-0001"
     key: pki.Kind = "rsa2048"
     certificate: Certificate = "good"

@@ -20,8 +20,8 @@ class World:
     """CAs, EST servers and a provisioning service, running for the length of the `with`; many
     devices may live in it. Everything is below `directory`, all servers on 127.0.0.1.
 
-    The owner's EST server issues LDevIDs, the operator's the operational certificates. Both CAs
-    are enrolled at the provisioning service.
+    The OEM's EST server issues IDevIDs, the owner's LDevIDs, the operator's the operational
+    certificates. The latter two CAs are enrolled at the provisioning service.
     """
 
     def __init__(
@@ -39,17 +39,29 @@ class World:
         self.oem = pki.authority("OEM CA", kind)
         self.owner = pki.authority("Owner CA", kind, lasts=owner_lasts)
         self.operations = pki.authority("Operations CA", kind, lasts=operations_lasts)
+        self.stations = pki.authority("Factory stations CA", kind)
         self.tls = pki.authority("TLS CA", kind).server(directory / "tls", also=[HOST])
         self.maker = directory / "maker"
         self.est_password, self.est_secret, self.operational_password = _secrets(3)
+        self.factory_password, self.factory_secret = _secrets(2)
         self._servers()
         self._boards: dict[factory.Board, Path] = {}
         self._stack = ExitStack()
 
     def _servers(self) -> None:
         at, tls = self.directory, self.tls
+        self.oem_est = EstServer(at / "oem-est", self.oem, tls)
         self._owner_est = EstServer(at / "owner-est", self.owner, tls)
         self._operations_est = EstServer(at / "operations-est", self.operations, tls)
+        self.factory_est = nginx.Site(
+            name="factory",
+            port=process.free_port(),
+            behind=self.oem_est.port,
+            clients=[self.stations],
+            user=USER,
+            password=self.factory_password,
+            secret=self.factory_secret,
+        )
         self.owner_est = nginx.Site(
             name="owner",
             port=process.free_port(),
@@ -68,7 +80,8 @@ class World:
             password=self.operational_password,
             secret=_secrets(1)[0],
         )
-        self._front = nginx.Front(at / "nginx", tls, [self.owner_est, self.operations_est])
+        sites = [self.factory_est, self.owner_est, self.operations_est]
+        self._front = nginx.Front(at / "nginx", tls, sites)
         enrolled = [ca.save(at / name).root for name, ca in self._issuers().items()]
         self.dps = Dps(at / "dps", tls, enrolled)
         self.dps.behave(retry_after=0)
@@ -78,7 +91,7 @@ class World:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for server in (self._owner_est, self._operations_est, self.dps):
+            for server in (self.oem_est, self._owner_est, self._operations_est, self.dps):
                 stack.enter_context(server.running())
             self._est = stack.enter_context(ExitStack())
             self._est.enter_context(self._front.running())
@@ -111,8 +124,9 @@ class World:
         if board not in self._boards:
             state = self.directory / "boards" / str(len(self._boards))
             swtpm.make(state, self.maker)
-            with swtpm.running(state) as tcti:
-                factory.make(tcti, self.oem, board)
+            if not board.virgin:
+                with swtpm.running(state) as tcti:
+                    factory.make(tcti, self.oem, board)
             self._boards[board] = state
         return self._boards[board]
 

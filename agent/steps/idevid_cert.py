@@ -1,0 +1,140 @@
+"""The IDevID certificate: issued by the board's maker, kept in the TPM beside the key."""
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate, CertificateSigningRequest
+
+from agent import store, x509, x509_idevid, x509_issued
+from agent.config_factory import Idevid
+from agent.errors import NvFull, NvOccupied, PlatformLocked
+from agent.state import State
+from agent.steps import Step, idevid, pending
+from agent.steps.idevid import HANDLE, INDEX
+from agent.tpm import Tpm
+
+log = logging.getLogger(__name__)
+Issue = Callable[[CertificateSigningRequest], tuple[Sequence[Certificate], Sequence[Certificate]]]
+EMPTY = b"\xff"  # what has not been written of an NV index (TPM 2.0 Library, part 3, 31.3.1)
+
+
+def idevid_cert(
+    tpm: Tpm,
+    conf: Idevid,
+    who: Callable[[], x509_idevid.Who],
+    issue: Issue,
+    state: State,
+    *,
+    force: bool,
+) -> Step:
+    """`issue`: who answers a CSR, with the certificate and what may help to chain it. `force`: a
+    new certificate, though the one that is there is good."""
+    before = cache(lambda: _now(tpm, conf) if force else None)
+
+    def done() -> str | None:
+        there = idevid.stored(tpm, conf.certificate)
+        if there is None or there[0] == before() or store.exists(state.idevid_issued):
+            return None
+        leaf = idevid.chain(tpm, conf.trust, conf.certificate)[0]
+        notes = x509_idevid.shortcomings(leaf, who())
+        return "; ".join([f"{_place(tpm, there[1])}: {x509.describe(leaf)}", *notes])
+
+    def apply() -> None:
+        leaf = _issued(tpm, state.idevid_issued)
+        if leaf is None:
+            leaf = _enrolled(tpm, conf, who(), issue, state)
+            store.write(state.idevid_issued, x509.pem([leaf]), mode=0o644)
+        _put(tpm, leaf, conf.certificate)
+        store.remove(state.idevid_issued)
+        store.remove(state.idevid_pending)
+
+    return Step("idevid-cert", done, apply)
+
+
+def _now(tpm: Tpm, conf: Idevid) -> bytes | None:
+    found = idevid.stored(tpm, conf.certificate)
+    return found[0] if found else None
+
+
+def _place(tpm: Tpm, where: str) -> str:
+    """What must be known of a place that is not the one the TCG wants: the platform's NV."""
+    public = tpm.nv_public(INDEX)
+    if public is None:
+        return f"in {where}, because the TPM had no room: gone with this disk"
+    return (
+        where if public.platform else f"{where}, which is the owner's: gone if the TPM is cleared"
+    )
+
+
+# --- issued ---
+
+
+def _issued(tpm: Tpm, file: Path) -> Certificate | None:
+    """The certificate that an earlier run got for this key, and could not store."""
+    found, key = x509.kept(store.read(file)), tpm.public(HANDLE)
+    return found[0] if found and key and found[0].public_key() == key.key else None
+
+
+def request(tpm: Tpm, who: x509_idevid.Who) -> CertificateSigningRequest:
+    with tpm.private_key(HANDLE) as key:
+        return x509_idevid.request(key, who)
+
+
+def _enrolled(
+    tpm: Tpm, conf: Idevid, who: x509_idevid.Who, issue: Issue, state: State
+) -> Certificate:
+    url = conf.est.url if conf.est else ""
+    csr = pending.request(state.idevid_pending, tpm.public(HANDLE), url, lambda: request(tpm, who))
+    with pending.held(state.idevid_pending, csr, url):
+        answer, others = issue(csr)
+    known = x509.anchors(conf.trust)
+    leaf = x509_issued.issued(answer, csr, known, [*known, *others], datetime.now(UTC))[0]
+    x509_idevid.check(leaf, csr)
+    return leaf
+
+
+# --- stored ---
+
+
+def _put(tpm: Tpm, leaf: Certificate, file: Path) -> None:
+    """Into NV: the platform's if the firmware has left that open, else the owner's; and if there is
+    no room at all, into the file. Only a certificate for the same key gives way."""
+    data = leaf.public_bytes(Encoding.DER)
+    if tpm.nv_read(INDEX) == data:
+        return
+    if tpm.nv_public(INDEX) is not None:
+        if not _ours(tpm, leaf, data):
+            raise NvOccupied(
+                f"cannot store the IDevID certificate at NV {INDEX:#x}: something else is there",
+                index=hex(INDEX),
+            )
+        tpm.nv_undefine(INDEX)
+    try:
+        _store(tpm, data)
+    except NvFull as e:
+        log.warning("%s: the IDevID certificate goes into '%s'", e, file)
+        store.write(file, x509.pem([leaf]), mode=0o644)
+
+
+def _store(tpm: Tpm, data: bytes) -> None:
+    try:
+        tpm.nv_store(INDEX, data, "platform")
+    except PlatformLocked as e:
+        log.warning("%s: NV %#x is defined by the owner", e, INDEX)
+        tpm.nv_store(INDEX, data, "owner")
+
+
+def _ours(tpm: Tpm, leaf: Certificate, data: bytes) -> bool:
+    """A certificate for the same key; or what a run that was cut off has left: an index of this
+    size, not written, or only in part."""
+    there = tpm.nv_read(INDEX)
+    if there is None or (len(there) == len(data) and data.startswith(there.rstrip(EMPTY))):
+        return True
+    try:
+        return x509.leading(there).public_key() == leaf.public_key()
+    except ValueError:
+        return False

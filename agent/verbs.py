@@ -1,0 +1,202 @@
+"""What each verb of the command line does: read the configuration, ask a library, say the result.
+
+Returns an exit status; raises AgentError, which agent/cli.py turns into two lines and its status.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent import config, config_factory, credentials, events, journal, store
+from agent.errors import AgentError, NoPermission, SecretUnreadable
+from agent.state import State, write_json
+
+if TYPE_CHECKING:
+    from agent.steps import Step
+    from agent.tpm import Tpm
+
+# What needs the TPM is imported by the verb that does: `tpm2cloud config` must not wait for it.
+
+log = logging.getLogger(__name__)
+CONFIG = config.ETC / "config.toml"
+DEVICE, FACTORY = ("owner", "endorsement"), ("owner", "endorsement", "platform")
+PASSWORD = 64  # bytes of a TPM2B_AUTH (TPM 2.0 Library, part 2, 10.4.2, 10.4.5)
+
+
+def provision(args: argparse.Namespace) -> int:
+    from agent import inputs, plan
+
+    started, conf, state = time.monotonic(), config.load(args.config), _state()
+    if args.dry_run:
+        inputs.check(conf)
+        return _dry_run(conf, state)
+    with store.lock(state.directory), _remembered(state):
+        inputs.check(conf)
+        with _tpm(conf.tpm.tcti, state.loaded) as tpm:
+            plan.run(plan.plan(conf, tpm, state))
+    journal.tell_systemd("STATUS=provisioned")
+    if journal.on_journal():  # on a terminal, the steps have just said so
+        seconds = f"{time.monotonic() - started:.2f}"
+        about = journal.about(events.PROVISIONED, seconds=seconds)
+        log.info("This device is provisioned (%s s).", seconds, extra=about)
+        journal.sync()
+    return 0
+
+
+def _dry_run(conf: config.Config, state: State) -> int:
+    from agent import plan
+
+    with _tpm(conf.tpm.tcti) as tpm:
+        return _left(plan.plan(conf, tpm, state))
+
+
+def _left(steps: "Sequence[Step]") -> int:
+    from agent import plan
+
+    width = max(len(step.name) for step in steps)
+    for step in steps:
+        was = plan.at(step, step.done)
+        _say(f"{step.name:{width}}  {f'done: {was}' if was else 'would be done'}")
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    from agent import plan, status
+
+    conf, state = config.load(args.config), _state()
+    with _tpm(conf.tpm.tcti) as tpm:
+        seen = status.look(plan.plan(conf, tpm, state), state)
+    if args.json:
+        _say(json.dumps(status.as_json(seen), indent=2))
+    else:
+        _say("\n".join(status.as_text(seen)))
+    return status.verdict(seen)
+
+
+def identity(args: argparse.Namespace) -> int:
+    from agent import identity_csv
+
+    if args.merge:
+        _say(identity_csv.merge(args.merge))
+        return 0
+    from agent import identity
+
+    configured = args.config != CONFIG or any(map(store.exists, config.files(CONFIG)))
+    conf = config.load(args.config) if configured else config.Config(dps=config.Dps(id_scope=""))
+    from agent.tpm import Tpm
+
+    with Tpm(conf.tpm.tcti, _auths_if_permitted()) as tpm:
+        found = identity.gather(tpm, conf, log.warning, configured=configured)
+    if args.csv:
+        _say(identity_csv.table([identity_csv.row(found)]))
+    else:
+        _say(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
+    return 0
+
+
+def show_config(args: argparse.Namespace) -> int:
+    found: tuple[Any, Any] = (
+        config_factory.read(_manufacture_toml(args)) if args.factory else config.read(args.config)
+    )
+    for at, value, origin in config.effective(*found):
+        _say(f"{at} = {config.written(value)}  # {origin}")
+    return 0
+
+
+def _manufacture_toml(args: argparse.Namespace) -> Path:
+    given: Path = args.config
+    return config_factory.FILE if given == CONFIG else given
+
+
+def manufacture(args: argparse.Namespace) -> int:
+    from agent import manufacture, plan
+
+    conf, state = config_factory.load(_manufacture_toml(args)), _state()
+    with store.lock(state.directory), _tpm(conf.tpm.tcti, state.loaded, FACTORY) as tpm:
+        line = manufacture.Line(conf, tpm, state)
+        if args.dry_run:
+            return _left(manufacture.steps(line))
+        if args.challenge_in:
+            manufacture.answer(line, args.challenge_in, args.answer_out)
+        elif args.csr_out:
+            plan.run(manufacture.key_steps(line))
+            manufacture.csr_out(line, args.csr_out)
+        else:
+            plan.run(manufacture.steps(line, force=args.force, cert_in=args.cert_in))
+            _say(json.dumps(manufacture.export(line)))
+    return 0
+
+
+def lint_image(args: argparse.Namespace) -> int:
+    from agent import lint
+
+    found = lint.look(args.root, args.config)
+    _say(lint.as_json(args.root, found) if args.json else "\n".join(lint.as_text(found)))
+    return 1 if lint.errors(found) else 0
+
+
+def _say(text: str) -> None:
+    """What was asked for. A reader who has seen enough and is gone (`| head`) is no failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Nor at the end, when what is left in the buffer is written.
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device)
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _state() -> State:
+    """systemd names the directory, or several (systemd.exec(5), StateDirectory=)."""
+    named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return State(Path(named) if named else config.VAR)
+
+
+@contextlib.contextmanager
+def _tpm(
+    tcti: str, ledger: Path | None = None, hierarchies: Sequence[str] = DEVICE
+) -> Iterator["Tpm"]:
+    from agent.tpm import Tpm
+
+    with Tpm(tcti, _auths(hierarchies), ledger) as tpm:
+        yield tpm
+
+
+def _auths(hierarchies: Sequence[str]) -> dict[str, bytes]:
+    """The passwords of the TPM's hierarchies, as far as there are any."""
+    named = {name: credentials.optional(f"tpm-{name}-auth", PASSWORD) for name in hierarchies}
+    return {name: auth for name, auth in named.items() if auth is not None}
+
+
+def _auths_if_permitted() -> dict[str, bytes]:
+    """For what anybody may ask of a TPM, as long as its hierarchies have no password."""
+    try:
+        return _auths(DEVICE)
+    except (NoPermission, SecretUnreadable) as e:
+        log.warning("%s; going on without the passwords of the TPM", e)
+        return {}
+
+
+@contextlib.contextmanager
+def _remembered(state: State) -> Iterator[None]:
+    """Why a run stopped is kept for `status`, until one does not."""
+    try:
+        yield
+    except AgentError as e:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        told = {"step": e.step, "code": e.code, "message": str(e), "remedy": e.remedy, "at": at}
+        try:
+            write_json(state.failure, told, mode=0o644)
+        except AgentError as unwritten:
+            about = journal.about(events.FAILURE_NOT_KEPT, **unwritten.fields)
+            log.warning("%s, ignoring: status will not know of this", unwritten, extra=about)
+        raise
+    if store.exists(state.failure):
+        store.remove(state.failure)
