@@ -63,6 +63,13 @@ LDEVID_KEY_REPLACED = Event(
     "one. A key of this installation took its place. A key that tpm2cloud did not make would have "
     "been left alone.",
 )
+TORN_CERTIFICATE = Event(
+    "torn-certificate",
+    "A certificate of IoT Edge's that a power cut destroyed was removed",
+    "@TPM2CLOUD_PATH@ of IoT Edge's certificate service held no certificate: the power was cut "
+    "soon after it was written. With such a file IoT Edge does not start any more; without it, it gets "
+    "a new certificate.",
+)
 FAILURE_NOT_KEPT = Event(
     "failure-not-kept",
     "A failure cannot be remembered",

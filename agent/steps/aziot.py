@@ -16,7 +16,7 @@ from agent.errors import (
     SecretUnreadable,
 )
 from agent.state import State, read_json, write_json
-from agent.steps import Step
+from agent.steps import Step, torn
 from agent.steps.token import KEY, Token
 
 Who = Callable[[], str]
@@ -65,6 +65,7 @@ def registration(conf: Config, state: State, who: Who) -> Step:
         return f"device '{now.device_id}' at hub '{now.hub}'"
 
     def apply() -> None:
+        torn.remove(conf.aziot.state / "certd/certs")
         file = store.read(_file(conf)) or b""
         desired = _desired(conf, state, who())
         secrets = desired.secrets() if desired else frozenset()
