@@ -12,6 +12,7 @@ import pytest
 from agent.tpm import Tpm
 from tests.lab import pki, swtpm
 from tests.lab.device import Device, Wish
+from tests.lab.tools import Tools
 from tests.lab.world import World
 
 
@@ -37,6 +38,12 @@ def tcti(factory_fresh: Path, tmp_path: Path) -> Iterator[str]:
 def tpm(tcti: str) -> Iterator[Tpm]:
     with Tpm(tcti) as tpm:
         yield tpm
+
+
+@pytest.fixture
+def tools(tcti: str, tmp_path: Path) -> Tools:
+    """tpm2-tools on the same TPM."""
+    return Tools(tcti, tmp_path)
 
 
 @pytest.fixture(scope="module")
