@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -78,3 +79,18 @@ def make_device(world: World, tmp_path: Path) -> Iterator[MakeDevice]:
             return stack.enter_context(device)
 
         yield make
+
+
+Tell = Callable[[str], None]
+
+
+@pytest.fixture
+def tell(capfd: pytest.CaptureFixture[str]) -> Tell:
+    """Into the report of the tests, whatever becomes of their output."""
+
+    def write(text: str) -> None:
+        with capfd.disabled():
+            sys.stdout.write(f"\n{text}\n")
+            sys.stdout.flush()
+
+    return write

@@ -16,7 +16,6 @@ Wherever it was, the next run ends as if nothing had happened, and one more has 
 import re
 import shutil
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -33,6 +32,7 @@ from agent import pkcs11, x509
 from agent.state import State, read_json
 from agent.steps import ldevid_key, srk
 from agent.tpm import Tpm
+from tests.conftest import Tell
 from tests.lab import crash, pki
 from tests.lab.crash import Place
 from tests.lab.device import Device, Wish
@@ -245,25 +245,13 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[World]]:
         yield [stack.enter_context(World(base / name)) for name in ("one", "two")]
 
 
-@pytest.fixture
-def tell(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Into the report of the tests, whatever becomes of their output."""
-
-    def write(text: str) -> None:
-        with capfd.disabled():
-            sys.stdout.write(f"\n{text}\n")
-            sys.stdout.flush()
-
-    return write
-
-
 @pytest.fixture(scope="module")
 def towns(worlds: list[World], tmp_path_factory: pytest.TempPathFactory) -> Towns:
     return Towns(worlds, tmp_path_factory.mktemp("c"), Wish())
 
 
 def test_killed_at_any_effect_the_first_boot_is_finished_by_the_next_run(
-    towns: Towns, tell: Callable[[str], None]
+    towns: Towns, tell: Tell
 ) -> None:
     effects = [place for place in towns.places if not place.waits]
     assert len(effects) > 70
@@ -272,7 +260,7 @@ def test_killed_at_any_effect_the_first_boot_is_finished_by_the_next_run(
 
 
 def test_when_the_power_fails_the_first_boot_is_finished_after_the_next_start(
-    towns: Towns, tell: Callable[[str], None]
+    towns: Towns, tell: Tell
 ) -> None:
     effects = [place for place in towns.places if not place.waits]
     waiting = [place for place in towns.places if place.waits]
@@ -295,7 +283,7 @@ def test_so_it_is_in_other_configurations_and_with_settings_of_the_owner(
     worlds: list[World],
     tmp_path_factory: pytest.TempPathFactory,
     wish: Wish,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> None:
     """A sample, and all that is about the owner's settings."""
     towns = Towns(worlds, tmp_path_factory.mktemp("c"), wish, OPERATOR)
