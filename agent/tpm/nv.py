@@ -88,13 +88,13 @@ class Nv(Chip):
         password than ours, or is disabled. What goes wrong leaves no index behind.
         """
         found = self.nv_public(index)
-        if found is not None and not self._interrupted(index, found, data, hierarchy):
+        if found is None:
+            self._nv_define(index, len(data), hierarchy)
+        elif not self._interrupted(index, found, data, hierarchy):
             raise NvOccupied(
                 f"cannot define NV {index:#x}: {found.size} bytes are defined there already",
                 index=hex(index),
             )
-        if found is None:
-            self._nv_define(index, len(data), hierarchy)
         try:
             self._nv_write(index, data, hierarchy)
             if self.nv_read(index) != data:
@@ -114,7 +114,7 @@ class Nv(Chip):
 
     def _interrupted(self, index: int, found: NvPublic, data: bytes, hierarchy: Definer) -> bool:
         """Is this what a power cut leaves of writing `data`? Ours to the attribute, of the same
-        size, and only the end of it not yet written."""
+        size, and at most the end of it not written."""
         ours = found.attributes & ~int(TPMA_NV.WRITTEN) == ATTRIBUTES[hierarchy]
         if not ours or found.size != len(data):
             return False
@@ -122,7 +122,7 @@ class Nv(Chip):
         if held is None:
             return True
         done = next((i for i, byte in enumerate(held) if byte != data[i]), len(data))
-        return len(set(held[done:])) <= 1
+        return done > 0 and len(set(held[done:])) <= 1
 
     def _nv_define(self, index: int, size: int, hierarchy: Definer) -> None:
         public = TPMS_NV_PUBLIC(
