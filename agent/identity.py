@@ -23,6 +23,7 @@ from agent.errors import (
     IdevidInvalid,
     NoPermission,
     NvLocked,
+    TpmError,
 )
 from agent.identity_csv import FORMAT, registration_ids
 from agent.steps import idevid
@@ -106,8 +107,8 @@ def _keys(
     that the kept one is it: on a discrete chip that takes seconds."""
     kept = tpm.public(DPS_EK.handle)
     certified = [cert.public_key() for _, cert in certificates]
-    tcg = kept if kept and kept.key in certified else _made(tpm)
-    azure: Public | None = None
+    tcg = kept if kept and kept.key in certified else _made(tpm, azure=False)
+    azure = _noted(partial(_made, tpm, azure=True), note, TpmError)
     if kept and kept not in (tcg, azure):
         note(f"the key at {DPS_EK.handle:#x} is no EK that could be told: {kept}")
     certificate = next(
@@ -117,8 +118,8 @@ def _keys(
     return shown, _key(azure, kept) if azure and azure != tcg else None
 
 
-def _made(tpm: Tpm) -> Public:
-    with tpm.ek(DPS_EK.template) as made:
+def _made(tpm: Tpm, *, azure: bool) -> Public:
+    with tpm.ek(DPS_EK.template, azure=azure) as made:
         return made.public
 
 

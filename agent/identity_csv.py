@@ -4,18 +4,18 @@ import csv
 import hashlib
 import io
 import json
+import re
 from base64 import b32encode, b64decode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-
 from agent.deviceid import LEGAL
 from agent.errors import ExportInvalid
+from agent.x509 import first_der
 
 FORMAT = 1  # of the JSON; a reader of one refuses the next
-LARGEST = 1 << 20  # bytes; an export has some 10,000
+WHITE = re.compile(r"[ \t\r\n]*")  # RFC 8259, 2
 FORMULA = tuple("=+-@")  # what a spreadsheet would compute
 Row = dict[str, str]
 
@@ -69,16 +69,16 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def merge(files: Sequence[Path]) -> str:
-    """One table of all these exports. Raises ExportInvalid with all that is wrong with any."""
+    """One table of all these exports, one or several in a file, one after the other. Raises
+    ExportInvalid with all that is wrong with any."""
     problems: list[str] = []
-    found: list[tuple[Path, Row]] = []
+    found: list[tuple[str, Row]] = []
     for file in files:
-        try:
-            found.append((file, row(_checked(_parsed(file)))))
-        except OSError as e:
-            problems.append(f"{file}: cannot be read: {e.strerror}")
-        except ValueError as e:
-            problems.append(f"{file}: {e}")
+        for where, export in _of(file, problems):
+            try:
+                found.append((where, row(_checked(export))))
+            except ValueError as e:
+                problems.append(f"{where}: {e}")
     for column in ("registration_id", "ek_sha256", "azure_ek_sha256"):
         problems += _twice(found, column)
     if problems:
@@ -86,44 +86,64 @@ def merge(files: Sequence[Path]) -> str:
     return table([cells for _, cells in found])
 
 
-def _twice(found: Sequence[tuple[Path, Row]], column: str) -> Iterator[str]:
+def _twice(found: Sequence[tuple[str, Row]], column: str) -> Iterator[str]:
     """To DPS upper and lower case are the same."""
-    first: dict[str, Path] = {}
-    for file, cells in found:
+    first: dict[str, str] = {}
+    for where, cells in found:
         value = cells[column].lower()
         if value in first:
-            yield f"{file}: has the same {column} as {first[value]}: {value}"
+            yield f"{where}: has the same {column} as {first[value]}: {value}"
         elif value:
-            first[value] = file
+            first[value] = where
 
 
-def _parsed(file: Path) -> dict[str, Any]:
-    with file.open("rb") as f:
-        data = f.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError("is too large for an export of one device")
+def _of(file: Path, problems: list[str]) -> Iterator[tuple[str, Any]]:
+    """The values in a file, each with what to call it."""
     try:
-        found = json.loads(data)
+        text = file.read_text("utf-8")
+        found = list(_values(text))
+    except OSError as e:
+        problems.append(f"{file}: cannot be read: {e.strerror}")
     except (ValueError, RecursionError) as e:
-        raise ValueError(f"is no JSON: {e}") from e
+        problems.append(f"{file}: is no JSON: {e}")
+    else:
+        if not found:
+            problems.append(f"{file}: is empty")
+        for line, value in found:
+            yield f"{file}:{line}" if len(found) > 1 else str(file), value
+
+
+def _values(text: str) -> Iterator[tuple[int, Any]]:
+    """JSON values, white space between them, each with its line; json itself takes but one."""
+    at, line, decoder = _after_white(text, 0), 1, json.JSONDecoder()
+    seen = 0
+    while at < len(text):
+        line, seen = line + text.count("\n", seen, at), at
+        value, at = decoder.raw_decode(text, at)
+        yield line, value
+        at = _after_white(text, at)
+
+
+def _after_white(text: str, at: int) -> int:
+    found = WHITE.match(text, at)
+    return found.end() if found else at
+
+
+def _checked(found: Any) -> dict[str, Any]:
+    """What is shown to be another device's, or was cut or edited, must not get into a database.
+    Raises ValueError."""
     if not isinstance(found, dict) or "endorsement_key" not in found:
         raise ValueError("is no export of 'tpm2cloud identity --json'")
     if found.get("format") != FORMAT:
         which = found.get("format", "none, it is of an older version")
         raise ValueError(f"its format is not {FORMAT}: {which}")
-    return found
-
-
-def _checked(found: dict[str, Any]) -> dict[str, Any]:
-    """What is shown to be another device's, or was cut or edited, must not get into a database.
-    Raises ValueError."""
     try:
         _check_names(found)
         for key in (found["endorsement_key"], found["endorsement_key_azure"]):
             if key is not None and registration_ids(_public(key)) != key["registration_ids"]:
                 raise ValueError("its registration ids are not those of its endorsement key")
         for certificate in _all_certificates(found):
-            x509.load_der_x509_certificate(b64decode(_der(certificate), validate=True))
+            _check_certificate(_der(certificate))
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"is incomplete: {type(e).__name__}: {e}") from e
     return found
@@ -137,6 +157,13 @@ def _check_names(found: dict[str, Any]) -> None:
         text = found[name] or ""
         if not text.isprintable() or text.startswith(FORMULA):
             raise ValueError(f"its {name} is odd: {text!r}")
+
+
+def _check_certificate(base64: str) -> None:
+    """Some makers' are no strict DER; what must not be is one cut off, or something else."""
+    der = b64decode(base64, validate=True)
+    if not der or first_der(der) != der:
+        raise ValueError("a certificate in it is none, or cut off")
 
 
 def _public(key: dict[str, Any]) -> bytes:
