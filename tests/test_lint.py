@@ -95,6 +95,7 @@ PROVOKED: dict[str, Callable[[Root], object]] = {
     "run-left": lambda r: r.write("run/aziot/keyd.sock"),
     "log-left": lambda r: r.write(f"var/log/journal/{ID.strip()}/system.journal", "journal"),
     "history-left": lambda r: r.write("root/.bash_history", "curl -u me:secret https://x\n"),
+    "factory-left": lambda r: r.write("etc/tpm2cloud/manufacture.toml", "[idevid]\n"),
     "build-left": lambda r: r.write("usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755),
     "secret-readable": lambda r: r.write("etc/credstore/est-password", "secret", 0o640),
     "secret-unusable": lambda r: (_basic(r), r.write("etc/credstore/est-password", "\n", 0o600)),

@@ -5,7 +5,7 @@ import stat
 import tomllib
 from collections.abc import Iterator
 
-from agent import config
+from agent import config, config_factory
 from agent.config import Config
 from agent.lint import rules
 from agent.lint.image import Image
@@ -14,6 +14,12 @@ from agent.lint.rules import Finding
 AZIOT_STATE = ("/var/lib/aziot", "/var/secrets/aziot", "/var/lib/iotedge")
 RUN = ("/run/tpm2cloud", "/run/aziot", "/run/iotedge", "/run/credentials", "/run/credstore")
 HISTORIES = (".bash_history", ".ash_history", ".zsh_history", ".python_history", ".lesshst")
+SECRETS = ("factory-est-password", "factory-est-secret", "factory-ca-password", "tpm-platform-auth")
+FACTORY = (
+    str(config_factory.FILE),
+    f"{config.ETC}/manufacture.d/*",
+    *(f"/etc/credstore/{name}" for name in SECRETS),
+)
 BUILD = {
     "/usr/sbin/policy-rc.d": "it forbids packages to start services, on the device too",
     "/var/lib/cloud/instances": "cloud-init's state: it takes a device for the builder's machine",
@@ -36,6 +42,11 @@ def _first(image: Image, directory: str, rule: rules.Rule, whose: str) -> Iterat
     if files:
         why = f"{len(files)} file{'s' * (len(files) > 1)} {whose}, such as {min(files)}"
         yield rule.at(image, directory, why)
+
+
+def factory(image: Image, _: Config | None) -> Iterator[Finding]:
+    for path in (found for pattern in FACTORY for found in image.matching(pattern)):
+        yield rules.FACTORY_LEFT.at(image, path, "of the factory line's")
 
 
 def aziot_configuration(image: Image, conf: Config | None) -> Iterator[Finding]:
@@ -81,4 +92,4 @@ def build(image: Image, _: Config | None) -> Iterator[Finding]:
             yield rules.BUILD_LEFT.at(image, path, "the proxy that apt used here")
 
 
-CHECKS = (state, aziot_state, aziot_configuration, run, logs, histories, build)
+CHECKS = (state, aziot_state, factory, aziot_configuration, run, logs, histories, build)

@@ -145,6 +145,12 @@ AZIOT_STATE_LEFT = Rule(
     "IoT Edge ran in this image: keys, certificates or an identity of another device are in it.",
     "rm -r {at}",
 )
+FACTORY_LEFT = Rule(
+    "factory-left",
+    ERROR,
+    "What belongs to the factory line is in the image: every device could log in where it does.",
+    "rm -r {at}",
+)
 AZIOT_CONFIGURED = Rule(
     "aziot-configured",
     ERROR,
