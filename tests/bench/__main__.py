@@ -33,6 +33,7 @@ class Rounds:
         self._world, self._directory, self._devices = world, directory, 0
         self.first = {side: report.Row(side.name) for side in SIDES}
         self.second = report.Row("agent, second run, ECC")
+        self.identity = report.Row("agent, identity")
 
     def run(self, count: int) -> None:
         for n in range(count):
@@ -53,6 +54,7 @@ class Rounds:
             self.first[side].samples.append(device.run())
             if side is ECC:
                 self.second.samples.append(device.run())
+                self.identity.samples.append(device.identity())
 
     def _count(self, side: Side) -> None:
         with bench(self._world, side, self._device()) as device:
@@ -80,9 +82,11 @@ def main() -> None:
     finally:
         shutil.rmtree(directory)
     first = done.first
-    print(report.table([*first.values(), done.second], rounds, load), end="\n\n")
+    rows = [*first.values(), done.second, done.identity]
+    print(report.table(rows, rounds, load), end="\n\n")
     others = [first[MANAGED], first[MTLS]]
     print(report.verdicts(first[SCRIPTS], first[RSA], first[ECC], done.second, others))
+    print(report.identity(done.identity))
 
 
 if __name__ == "__main__":

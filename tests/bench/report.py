@@ -89,6 +89,12 @@ def verdicts(scripts: Row, rsa: Row, ecc: Row, second: Row, others: Sequence[Row
     return "\n".join(lines)
 
 
+def identity(row: Row) -> str:
+    """A discrete TPM takes seconds more for the EK that it has to make."""
+    seconds = row.whole(wall)
+    return _verdict("agent's identity, wall", f"{seconds:.2f} s", "< 1", seconds < 1)
+
+
 def _ratio(what: str, slow: Row, fast: Row, figure: Callable[[Cost], float], target: float) -> str:
     own = slow.own(figure) / fast.own(figure)
     whole = slow.whole(figure) / fast.whole(figure)

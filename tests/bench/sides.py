@@ -134,12 +134,16 @@ class Bench:
         path.write_text("".join(lines))
         return path
 
-    def run(self) -> Sample:
+    def identity(self) -> Sample:
+        """What the back office wants to know, which is asked offline, and first."""
+        return self.run(self.device.agent_command("identity", "--json"))
+
+    def run(self, command: Sequence[str] = ()) -> Sample:
         """Raises RuntimeError if it fails, or if the device is not provisioned afterwards."""
         result = self.device.directory / "result.json"
         self._log.write_text("")
         metered = [sys.executable, "-I", "-S", meter.__file__, str(result), str(self._tpm)]
-        done = self._execute([*metered, *self.command])
+        done = self._execute([*metered, *(command or self.command)])
         found = json.loads(result.read_text()) if result.exists() else {}
         if found.get("status") != 0:
             raise RuntimeError(f"{self.side.name}: {found}\n{done.stdout}\n{done.stderr}")
