@@ -17,6 +17,7 @@ ETC = Path("/etc/tpm2cloud")
 VAR = Path("/var/lib/tpm2cloud")
 T = TypeVar("T")
 Problems = Iterator[tuple[str, str]]
+HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*(:[0-9]{1,5})?")
 HOST_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}|[0-9A-Fa-f:]+")  # RFC 1123, 2.1; IPv6
 
 
@@ -63,11 +64,16 @@ class Chip:
         Path("/usr/share/tpm2cloud/tpm-roots.d"),
         ETC / "tpm-roots.d",
     )
+    crls: tuple[Path, ...] = ()
+    fetch_from: tuple[str, ...] = ()
     wait: timedelta = timedelta(seconds=30)
 
     def problems(self) -> Problems:
         if not self.tcti:
             yield "tcti", "must not be empty: which TPM is used would be chance"
+        for each in self.fetch_from:
+            if not HOST.fullmatch(each):
+                yield "fetch_from", f"must be HOST or HOST:PORT each, not {each!r}"
 
 
 @dataclass(frozen=True, kw_only=True)

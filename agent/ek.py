@@ -3,24 +3,30 @@
 TCG EK Credential Profile for TPM Family 2.0, version 2.5, whose clauses are cited.
 """
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 from cryptography.x509 import Certificate
 
-from agent import x509, x509_ek
+from agent import ek_path, x509, x509_der, x509_ek
+from agent.ek_path import Trust
 from agent.errors import (
+    CredentialRefused,
     EkCertificateAbsent,
     EkCertificateInvalid,
     EkCertificateMismatch,
-    EkCertificateUntrusted,
+    EkCertificatePurpose,
+    EkNotHeld,
 )
-from agent.tpm import Public, Tpm
+from agent.tpm import Public, Tpm, Transient, make_credential
+from agent.x509_der import Issued
 from agent.x509_ek import Maker
 
+__all__ = ["KINDS", "Genuine", "Kind", "Maker", "Trust", "verify"]
+
 CHAIN = range(0x01C00100, 0x01C00200)  # the maker's CA certificates, concatenated DER (2.2.1.5.2)
+SECRET = 16  # bytes that only the holder of the EK can open
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Kind:
     handle: int
 
 
+# The first that is there is used. SM2 (0x01C0001A) is not: neither OpenSSL's nor our business.
 KINDS = (
     Kind("EK-RSA2048", 0x01C00002, 0x81010001),
     Kind("EK-ECC256", 0x01C0000A, 0x81010002),
@@ -45,46 +52,130 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Trust:
-    """Whose TPMs are genuine.
+class Genuine:
+    """The verdict on a TPM that is.
 
-    `roots`, `crls`: directories. `fetch_from`: host names from which an intermediate CA that a
-    certificate names may be fetched. `cache`: the directory that keeps what was fetched.
+    `path`: the certificates with their bytes as they came, leaf first, root last; `chain` what can
+    be read of them. For some makers' these are not the same (see x509_der): whom it is shown to
+    gets `encoded`. `revocation`: what is known, a phrase. `notes`: what somebody should know.
     """
 
-    roots: Sequence[Path]
-    crls: Sequence[Path] = ()
-    fetch_from: Sequence[str] = ()
-    cache: Path | None = None
-
-
-@dataclass(frozen=True)
-class Genuine:
-    """The verdict on a TPM that is. `chain`: leaf first, root last. `revocation`: what is known of
-    it, a phrase."""
-
     kind: Kind
-    certificate: Certificate
-    chain: Sequence[Certificate]
+    path: Sequence[Issued]
     maker: Maker
     revocation: str
+    notes: Sequence[str] = ()
+
+    @property
+    def certificate(self) -> Certificate:
+        return self.path[0].read
+
+    @property
+    def chain(self) -> list[Certificate]:
+        return [each.read for each in self.path]
+
+    @property
+    def encoded(self) -> list[bytes]:
+        return [each.der for each in self.path]
+
+    def __str__(self) -> str:
+        root = x509.describe(self.path[-1].read)
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"{self.maker}, certified by {root}, {self.revocation}{notes}"
 
 
-def verify(tpm: Tpm, trust: Trust, *, strict: bool = False) -> Genuine:
-    """Raises the Ek... errors."""
-    kind, cert = certificate(tpm)
-    chain = _chain(tpm, cert, trust)
-    if (tpm.public(kind.handle) or made(tpm, kind)).key != cert.public_key():
-        raise mismatch(kind)
-    return Genuine(kind, cert, chain, x509_ek.maker(cert), "unknown")
+def verify(tpm: Tpm, trust: Trust, *, strict: bool = False, fetch: bool = True) -> Genuine:
+    """The whole question. Raises the Ek... errors, ClockImplausible, TrustUnreadable, TpmError.
+
+    `strict`: the EK is made anew, although one is kept, and it must be known not to be revoked, if
+    the maker publishes that and `trust` names CRLs. Without `fetch`, raises ek_path.ToBeFetched
+    instead of asking a server.
+    """
+    found = certified(tpm, trust, strict=strict, fetch=fetch)
+    owned(tpm, found, strict=strict)
+    return found
 
 
-def certificate(tpm: Tpm) -> tuple[Kind, Certificate]:
-    """The first EK certificate in NV. Raises EkCertificateAbsent, EkCertificateInvalid."""
+def certified(tpm: Tpm, trust: Trust, *, strict: bool = False, fetch: bool = True) -> Genuine:
+    """Half of it: what the maker says of a TPM, whether it is this one or not. Raises as above."""
+    kind, leaf = certificate(tpm)
+    if why := x509_ek.misuse(leaf.read):
+        raise EkCertificatePurpose(
+            f"cannot use the certificate at NV {kind.index:#x}: {why}", index=hex(kind.index)
+        )
+    path = ek_path.find(leaf, beside(tpm), trust, fetch=fetch)
+    revocation = ek_path.revocation(path, trust, strict=strict)
+    maker = x509_ek.maker(leaf.read)
+    return Genuine(kind, path, maker, revocation, tuple(_notes(tpm, kind, leaf, maker)))
+
+
+def _notes(tpm: Tpm, kind: Kind, leaf: Issued, maker: Maker) -> Iterator[str]:
+    chip = str(tpm).partition(" ")[0]
+    if maker.manufacturer != chip:
+        yield f"the chip calls its maker '{chip}'"
+    if not x509_ek.says_it_is_for_an_ek(leaf.read):
+        yield "its certificate does not say that it is for an EK"
+    for other, data in present(tpm):
+        if other != kind:
+            yield f"not used: {_other(other, data)}"
+
+
+def _other(kind: Kind, data: bytes) -> str:
+    try:
+        x509_der.leading(data)
+    except ValueError as e:
+        return f"the certificate at NV {kind.index:#x}, garbled ({e})"
+    return f"{kind.template}"
+
+
+# --- certificates in NV ---
+
+
+def present(tpm: Tpm) -> Iterator[tuple[Kind, bytes]]:
+    """What is in the NV indices of EK certificates."""
+    there = set(tpm.nv_indices())
     for kind in KINDS:
-        if (data := tpm.nv_read(kind.index)) is not None:
-            return kind, _parse(data, kind.index)
+        if kind.index in there and (data := tpm.nv_read(kind.index)) is not None:
+            yield kind, data
+
+
+def certificate(tpm: Tpm) -> tuple[Kind, Issued]:
+    """The first EK certificate in NV. A garbled one is not passed over: who knows what it hides.
+    Raises EkCertificateAbsent, EkCertificateInvalid."""
+    for kind, data in present(tpm):
+        return kind, parse(data, kind.index)
     raise EkCertificateAbsent("cannot verify the TPM: it holds no EK certificate")
+
+
+def parse(data: bytes, index: int) -> Issued:
+    """What an NV index holds, padding behind it or not (2.2.1.2). Raises EkCertificateInvalid."""
+    try:
+        found = x509_der.leading(data)
+        x509_ek.maker(found.read)
+    except x509.NONSENSE as e:
+        raise EkCertificateInvalid(
+            f"cannot read the EK certificate at NV {index:#x}: {e}", index=hex(index)
+        ) from e
+    return found
+
+
+def intermediates(tpm: Tpm) -> list[Certificate]:
+    """What can be read of `beside`."""
+    return [each.read for each in beside(tpm)]
+
+
+def beside(tpm: Tpm) -> list[Issued]:
+    """The CA certificates that the maker left in NV. Raises EkCertificateInvalid."""
+    data = b"".join(tpm.nv_read(i) or b"" for i in sorted(tpm.nv_indices()) if i in CHAIN)
+    try:
+        return x509_der.sequence(data)
+    except ValueError as e:
+        raise EkCertificateInvalid(
+            f"cannot read the EK certificate chain at NV {CHAIN[0]:#x}: {e}", index=hex(CHAIN[0])
+        ) from e
+
+
+# --- this TPM's own ---
 
 
 def made(tpm: Tpm, kind: Kind) -> Public:
@@ -93,47 +184,36 @@ def made(tpm: Tpm, kind: Kind) -> Public:
         return ek.public
 
 
-def _parse(data: bytes, index: int) -> Certificate:
-    try:
-        found = x509.leading(data)
-    except ValueError as e:
-        raise EkCertificateInvalid(
-            f"cannot read the EK certificate at NV {index:#x}: {e}", index=hex(index)
-        ) from e
-    if not x509.for_ek(found):
-        raise EkCertificateInvalid(
-            f"cannot use the certificate at NV {index:#x}: it is not for an EK, or garbled",
-            index=hex(index),
+def owned(tpm: Tpm, found: Genuine, *, strict: bool) -> None:
+    """The other half: it is this TPM that its maker speaks of. Raises EkCertificateMismatch,
+    EkNotHeld."""
+    kept = tpm.public(found.kind.handle)
+    if kept and kept.key == found.certificate.public_key() and not strict:
+        held(tpm, found.kind.handle, kept)
+    else:
+        with tpm.ek(found.kind.template) as made:
+            same(found.kind, found.certificate, made.public)
+            held(tpm, made, made.public)
+
+
+def same(kind: Kind, certificate: Certificate, ek: Public) -> None:
+    """Raises EkCertificateMismatch."""
+    if ek.key != certificate.public_key():
+        raise EkCertificateMismatch(
+            f"cannot verify the TPM: the EK certificate at NV {kind.index:#x} is not for its own "
+            f"EK ({kind.template})"
         )
-    return found
 
 
-def intermediates(tpm: Tpm) -> list[Certificate]:
-    """The CA certificates that the maker left in NV; what cannot be read can vouch for nothing."""
-    data = b"".join(tpm.nv_read(i) or b"" for i in tpm.nv_indices() if i in CHAIN)
-    try:
-        return x509.sequence(data)
-    except ValueError as e:
-        raise EkCertificateInvalid(
-            f"cannot read the EK certificate chain at NV {CHAIN[0]:#x}: {e}", index=hex(CHAIN[0])
-        ) from e
-
-
-def _chain(tpm: Tpm, cert: Certificate, trust: Trust) -> list[Certificate]:
-    known = x509.anchors_in(trust.roots)
-    anchors = [c for c in known if c.issuer == c.subject]
-    others = [c for c in known if c.issuer != c.subject] + intermediates(tpm)
-    try:
-        return x509.chain(cert, anchors, others, datetime.now(UTC))
-    except x509.Untrusted as e:
-        where = ", ".join(map(str, trust.roots))
-        raise EkCertificateUntrusted(
-            f"cannot verify the EK certificate with the roots in {where}: {e}"
-        ) from e
-
-
-def mismatch(kind: Kind) -> EkCertificateMismatch:
-    return EkCertificateMismatch(
-        f"cannot verify the TPM: the EK certificate at NV {kind.index:#x} is not for its own EK "
-        f"({kind.template})"
-    )
+def held(tpm: Tpm, ek: int | Transient, public: Public) -> None:
+    """That the TPM has the private key, too: whatever is between us and it could show us a public
+    one. A secret is encrypted to it, for any key of the same TPM's. Raises EkNotHeld."""
+    secret = secrets.token_bytes(SECRET)
+    with tpm.iak("ecc256") as key:
+        credential, wrapped = make_credential(public, key.public.name, secret)
+        try:
+            opened = tpm.activate(key, ek, credential, wrapped)
+        except CredentialRefused as e:
+            raise EkNotHeld(f"cannot verify the TPM: it does not hold its EK: {e}") from e
+    if not secrets.compare_digest(opened, secret):
+        raise EkNotHeld("cannot verify the TPM: it opens a secret for its EK, and it is another")

@@ -65,6 +65,30 @@ class TrustUnreadable(ConfigError):
     remedy = "Put the CA certificates, PEM, one or several, into {path}"
 
 
+class CaRefused(ConfigError):
+    """A certificate that is to vouch for TPMs is no CA's, out of date, or too weak."""
+
+    code = "ca-refused"
+    remedy = "Ask the TPM's maker for the right certificate; nothing of {path} was installed"
+
+
+class CaUnrooted(ConfigError):
+    """A CA certificate leads to none of the TPM makers' roots that are trusted here."""
+
+    code = "ca-unrooted"
+    remedy = "Import the maker's root first: tpm2cloud import-root FILE --sha256 FINGERPRINT"
+
+
+class RootUnconfirmed(ConfigError):
+    """Nobody has said that this root of a TPM maker is the right one."""
+
+    code = "root-unconfirmed"
+    remedy = (
+        "Compare with the fingerprint that the maker publishes, got by another way than the file; "
+        "if it is the same: tpm2cloud import-root {path} --sha256 {fingerprint}"
+    )
+
+
 class ProxyUnusable(ConfigError):
     """The proxy named in the environment (HTTPS_PROXY) is not a URL."""
 
@@ -386,10 +410,16 @@ class EkCertificateAbsent(TpmError):
 
 
 class EkCertificateInvalid(TpmError):
-    """An EK certificate in the TPM is garbled, or is for something else."""
+    """An EK certificate in the TPM, or the maker's chain beside it, is garbled."""
 
     code = "ek-cert-invalid"
     remedy = "Look at it: tpm2_nvread {index} | openssl x509 -inform der -text; ask the TPM's maker"
+
+
+class EkCertificatePurpose(EkCertificateInvalid):
+    """The certificate in the place of an EK certificate is for something else than an EK."""
+
+    code = "ek-cert-purpose"
 
 
 class EkCertificateMismatch(TpmError):
@@ -399,11 +429,75 @@ class EkCertificateMismatch(TpmError):
     remedy = "The certificate is another TPM's: do not trust this device; ask its maker"
 
 
+class EkNotHeld(TpmError):
+    """The TPM shows the EK that its certificate is for, but does not hold its private key."""
+
+    code = "ek-not-held"
+    remedy = (
+        "Something between here and the TPM, or in its place, only pretends to be it: do not trust "
+        "this device. Check tpm.tcti"
+    )
+
+
 class EkCertificateUntrusted(TpmError):
     """No trusted TPM maker has issued the EK certificate."""
 
     code = "ek-cert-untrusted"
-    remedy = "If you trust this maker, put its root into a directory of tpm.manufacturer_roots"
+    remedy = (
+        "If you trust this maker: tpm2cloud import-root FILE --sha256 FINGERPRINT, for its root, "
+        "and import-root for what is between (docs/tpm-makers.md says where makers publish them)"
+    )
+
+
+class EkIssuerMissing(EkCertificateUntrusted):
+    """A CA certificate between the EK certificate and the maker's root is not here."""
+
+    code = "ek-issuer-missing"
+    remedy = (
+        "If you trust this maker: get {url}, and: tpm2cloud import-root FILE. Or let devices fetch "
+        "it: tpm.fetch_from = ['{host}']"
+    )
+
+
+class EkCertificateExpired(TpmError):
+    """The EK certificate is no longer valid."""
+
+    code = "ek-cert-expired"
+    remedy = "Check the clock (timedatectl); else ask the TPM's maker for a new one"
+
+
+class EkIssuerExpired(TpmError):
+    """A CA certificate between the EK certificate and the maker's root is no longer valid."""
+
+    code = "ek-issuer-expired"
+    remedy = (
+        "Check the clock (timedatectl); else get a newer certificate of this CA from the TPM's "
+        "maker, and: tpm2cloud import-root FILE"
+    )
+
+
+class EkRootExpired(TpmError):
+    """The root of the TPM's maker is no longer valid."""
+
+    code = "ek-root-expired"
+    remedy = (
+        "Check the clock (timedatectl); else get the maker's newer root, and: "
+        "tpm2cloud import-root FILE --sha256 FINGERPRINT"
+    )
+
+
+class EkCertificateRevoked(TpmError):
+    """The maker has revoked the EK certificate, or a CA above it."""
+
+    code = "ek-cert-revoked"
+    remedy = "Do not trust this TPM any more; ask its maker why: the CRL is in {path}"
+
+
+class EkRevocationUnknown(TpmError):
+    """Whether the EK certificate is revoked is not known, and here it must be."""
+
+    code = "ek-revocation-unknown"
+    remedy = "Put a current CRL of that CA into a directory of tpm.crls: curl -O {url}"
 
 
 class IdevidAbsent(TpmError):
@@ -633,7 +727,10 @@ class EstUnauthorized(Refused):
     """The EST server does not accept this device's credential (401)."""
 
     code = "est-unauthorized"
-    remedy = "{host} does not accept our credential: check ldevid.est.auth and the credential"
+    remedy = (
+        "{host} does not accept our credential: check `auth` below [ldevid.est], at the factory "
+        "below [idevid.est], and the credential"
+    )
 
 
 class EstForbidden(Refused):

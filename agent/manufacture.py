@@ -52,7 +52,7 @@ class Line:
 
 
 def trust(chip: Chip, state: State) -> ek.Trust:
-    return ek.Trust(chip.manufacturer_roots)
+    return ek.Trust(chip.manufacturer_roots, chip.crls, chip.fetch_from, state.tpm_makers)
 
 
 def key_steps(line: Line) -> list[Step]:

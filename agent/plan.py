@@ -8,12 +8,11 @@ from typing import TypeVar
 
 from agent import deviceid, inputs, journal
 from agent.config import Config
-from agent.ek import Trust
 from agent.errors import AgentError
 from agent.events import STEP_ALREADY_DONE, STEP_DONE, Event
 from agent.state import State
 from agent.steps import Step, aziot, preflight
-from agent.steps.ek import ek
+from agent.steps.ek import ek, trust
 from agent.steps.enrol import load
 from agent.steps.idevid import idevid
 from agent.steps.ldevid_cert import ldevid_cert
@@ -34,7 +33,7 @@ def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
         preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
         preflight.clock(state.ldevid_cert, inputs.trust_files(config)),
         preflight.device_id(who),
-        ek(tpm, Trust(config.tpm.manufacturer_roots)),
+        ek(tpm, trust(config.tpm, state)),
         *_keys(config, tpm, state, who),
         aziot.configuration(config, state, who),
         aziot.registration(config, state, who),

@@ -20,6 +20,11 @@ class State:
         return self.directory / "tpm.json"
 
     @property
+    def tpm_makers(self) -> Path:
+        """A directory: what was fetched of TPM makers' CA certificates (tpm.fetch_from)."""
+        return self.directory / "tpm-makers"
+
+    @property
     def ldevid_key(self) -> Path:
         """The LDevID key, wrapped by the SRK: no secret, but needed to put it into a token."""
         return self.directory / "ldevid-key.pem"

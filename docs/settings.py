@@ -19,6 +19,7 @@ KINDS = {
     Path: "path",
     timedelta: "duration",
     tuple[Path, ...]: "list of paths",
+    tuple[str, ...]: "list of texts",
 }
 
 

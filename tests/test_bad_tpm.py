@@ -73,7 +73,7 @@ def test_a_certificate_of_the_makers_that_is_not_for_an_ek(make_device: MakeDevi
     assert ek is not None
     assert ek.key is not None
     write_nv(device, "0x01C00002", pki.der(ca.issue(ek.key, "a web server")))
-    refused(device, 69, "ek-cert-invalid")
+    refused(device, 69, "ek-cert-purpose")
     assert untouched(device)
 
 

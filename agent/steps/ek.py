@@ -1,49 +1,54 @@
 """The endorsement key: genuine, and kept where others look for it."""
 
+from agent import config
 from agent import ek as genuine
-from agent import x509
-from agent.ek import KINDS, Kind, Trust, certificate
-from agent.errors import HandleOccupied, TpmError
+from agent.ek import Trust
+from agent.ek_path import ToBeFetched
+from agent.errors import HandleOccupied
+from agent.state import State
 from agent.steps import Step
 from agent.tpm import Public, Tpm
 
-__all__ = ["KINDS", "Trust", "certificate", "ek", "public"]
+
+def trust(conf: config.Tpm, state: State) -> Trust:
+    """Whose TPMs are genuine, as the configuration says."""
+    return Trust(conf.manufacturer_roots, conf.crls, conf.fetch_from, state.tpm_makers)
 
 
 def ek(tpm: Tpm, trust: Trust, *, strict: bool = False) -> Step:
     def done() -> str | None:
-        kind, cert = certificate(tpm)
-        have = tpm.public(kind.handle)
-        if have is not None and have.key != cert.public_key():
-            raise _not_ours(tpm, kind, have)
-        found = genuine.verify(tpm, trust, strict=strict)
+        try:
+            found = genuine.certified(tpm, trust, strict=strict, fetch=False)
+        except ToBeFetched:
+            return None
+        have = tpm.public(found.kind.handle)
         if have is None:
             return None
-        root = x509.describe(found.chain[-1])
-        return f"{kind.handle:#x} {have}, certified by {root}, {found.maker}"
+        if have.key != found.certificate.public_key():
+            raise _not_ours(tpm, found, have)
+        genuine.owned(tpm, found, strict=strict)
+        return f"{found.kind.handle:#x} {have}, {found}"
 
     def apply() -> None:
-        kind, cert = certificate(tpm)
-        with tpm.ek(kind.template) as made:
-            if made.public.key != cert.public_key():
-                raise genuine.mismatch(kind)
-            tpm.persist(made, kind.handle)
+        found = genuine.certified(tpm, trust, strict=strict)
+        if tpm.public(found.kind.handle) is None:
+            with tpm.ek(found.kind.template) as made:
+                genuine.same(found.kind, found.certificate, made.public)
+                tpm.persist(made, found.kind.handle)
 
     return Step("ek", done, apply)
 
 
 def public(tpm: Tpm) -> Public | None:
     """The EK that the step keeps."""
-    return tpm.public(certificate(tpm)[0].handle)
+    return tpm.public(genuine.certificate(tpm)[0].handle)
 
 
-def _not_ours(tpm: Tpm, kind: Kind, have: Public) -> TpmError:
+def _not_ours(tpm: Tpm, found: genuine.Genuine, have: Public) -> HandleOccupied:
     """The handle holds another key than the certificate's: which of the two is wrong?"""
-    made = genuine.made(tpm, kind)
-    if made.key != certificate(tpm)[1].public_key():
-        return genuine.mismatch(kind)
+    made = genuine.made(tpm, found.kind)
+    genuine.same(found.kind, found.certificate, made)
+    handle = found.kind.handle
     alike = have.attributes == made.attributes
     what = "an EK made from another template (the Azure C SDK's, perhaps)" if alike else str(have)
-    return HandleOccupied(
-        f"cannot keep the EK at {kind.handle:#x}: {what} is there", handle=hex(kind.handle)
-    )
+    return HandleOccupied(f"cannot keep the EK at {handle:#x}: {what} is there", handle=hex(handle))
