@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config", type=Path, default=verbs.CONFIG, metavar="FILE", help=help)
     top.add_argument("--debug", action="store_true", help="say more, show tracebacks")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for verb in (_provision, _status, _config, _identity, _manufacture, _lint_image):
+    for verb in (_provision, _status, _config, _identity, _manufacture, _import_root, _lint_image):
         verb(commands)
     return top
 
@@ -63,7 +63,7 @@ def _status(commands: Any) -> None:
         "status",
         help="where this device is, step by step",
         description="Where this device is, step by step; what went wrong, with its code and "
-        "remedy. Nothing is changed, and no server is asked.",
+        "remedy; how much room is left in the TPM. Nothing is changed, and no server is asked.",
     )
     add.add_argument("--json", action="store_true", help="for programs")
     add.set_defaults(verb=verbs.status)
@@ -118,6 +118,33 @@ def _manufacture(commands: Any) -> None:
     help = "where the answer to the challenge goes"
     add.add_argument("--answer-out", type=Path, metavar="FILE", help=help)
     add.set_defaults(verb=verbs.manufacture)
+
+
+def _import_root(commands: Any) -> None:
+    add = commands.add_parser(
+        "import-root",
+        help="let a TPM maker's CA vouch for TPMs",
+        description="Show the CA certificates of a file, and put them where they vouch for TPMs: a "
+        "root only if its fingerprint is given, as the maker publishes it; others if they lead to "
+        "a root that is there. Needs no configuration. All of the file is taken, or nothing.",
+    )
+    add.add_argument("file", type=Path, metavar="FILE", help="PEM (one or several), or DER")
+    help = "the fingerprint of a root, as the maker publishes it; may be given more than once"
+    add.add_argument(
+        "--sha256", type=_fingerprint, action="append", metavar="HEX", default=[], help=help
+    )
+    help = "a directory, instead of the first writable one of tpm.manufacturer_roots"
+    add.add_argument("--into", type=Path, metavar="DIR", help=help)
+    add.set_defaults(verb=verbs.import_root)
+
+
+def _fingerprint(text: str) -> str:
+    from agent import import_root
+
+    try:
+        return import_root.fingerprint(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
 
 
 def _lint_image(commands: Any) -> None:

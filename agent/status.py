@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from agent.errors import AgentError, NoPermission, every_error
+from agent.errors import AgentError, NoPermission, TpmError, every_error
 from agent.state import State, read_json
 from agent.steps import Step
+from agent.tpm import Budget, Tpm
 
+Room = Budget | AgentError
 PROVISIONED, NOT_YET, FAILED, UNKNOWN = 0, 3, 4, os.EX_NOPERM
 SENTENCES = {
     PROVISIONED: "provisioned",
@@ -91,17 +93,77 @@ def verdict(seen: Sequence[Seen]) -> int:
     return FAILED if "failed" in states else NOT_YET if states != {"done"} else PROVISIONED
 
 
-def as_json(seen: Sequence[Seen]) -> dict[str, Any]:
+# --- what is left in the TPM ---
+
+
+def room(tpm: Tpm) -> Room:
+    """Or why that cannot be told, which is no failure of the device."""
+    try:
+        return tpm.budget()
+    except (TpmError, NoPermission) as e:
+        return e
+
+
+def scarce(room: Budget) -> Iterator[str]:
+    """What may keep a step from its work; two of each are what one needs at most at a time."""
+    if room.persistent_available < 2:
+        yield f"kept keys: room for {room.persistent_available} more"
+    if room.transient_available < 2:
+        yield f"slots for loaded keys: {room.transient_available} free, {room.transient_used} taken"
+    if room.sessions_available < 2:
+        yield f"slots for sessions: {room.sessions_available} free, {room.sessions_used} taken"
+    if room.in_lockout:
+        yield f"it is in lockout, and forgives one wrong password in {room.lockout_interval} s"
+    elif room.lockout_counter and room.lockout_counter + 1 >= room.lockout_max:
+        yield "one more wrong password, or power cut in use, and it is in lockout"
+    for name in sorted(room.disabled - {"platform"}):
+        yield f"the {name} hierarchy is switched off"
+
+
+def _room_in_words(room: Budget) -> Iterator[str]:
+    slots = room.transient_used + room.transient_available
+    told = [
+        f"{room.persistent_used} keys kept, room for {room.persistent_available}",
+        f"{room.nv_indices} NV indices, {room.nv_bytes} bytes",
+        f"{room.transient_used} of {slots} slots taken",
+        f"{room.lockout_counter} of {room.lockout_max} wrong passwords until lockout",
+    ]
+    for what, names in {"password": room.passwords, "off": room.disabled}.items():
+        if names:
+            told.append(f"{what}: {', '.join(sorted(names))}")
+    yield f"TPM: {'; '.join(told)}."
+    if short := list(scarce(room)):
+        yield f"Scarce in the TPM: {'; '.join(short)}."
+
+
+def _room_as_json(room: Budget) -> dict[str, Any]:
+    sets = {"passwords": sorted(room.passwords), "disabled": sorted(room.disabled)}
+    return {**asdict(room), **sets, "scarce": list(scarce(room))}
+
+
+# --- shown ---
+
+
+def as_json(seen: Sequence[Seen], room: Room) -> dict[str, Any]:
+    """`tpm`: as Budget has it, and what is scarce; null if it cannot be told."""
     words = {PROVISIONED: "provisioned", NOT_YET: "not yet", FAILED: "failed", UNKNOWN: "unknown"}
-    return {"state": words[verdict(seen)], "steps": [asdict(each) for each in seen]}
+    return {
+        "state": words[verdict(seen)],
+        "steps": [asdict(each) for each in seen],
+        "tpm": _room_as_json(room) if isinstance(room, Budget) else None,
+    }
 
 
-def as_text(seen: Sequence[Seen]) -> Iterator[str]:
+def as_text(seen: Sequence[Seen], room: Room) -> Iterator[str]:
     width = max(len(each.step) for each in seen)
     for each in seen:
         code = f" [{each.code}]" if each.code else ""
         yield f"{each.step:{width}}  {each.state:7}  {each.detail}{code}".rstrip()
         if each.remedy:
             yield f"{'':{width}}           Remedy: {each.remedy}"
+    if isinstance(room, Budget):
+        yield from _room_in_words(room)
+    elif str(room) not in {each.detail for each in seen}:
+        yield f"TPM: what is left in it cannot be told: {room}"
     waits = verdict(seen) == NOT_YET and any(each.state == "waiting" for each in seen)
     yield f"This device is {SENTENCES[verdict(seen)]}{'; it is tried again' if waits else ''}."

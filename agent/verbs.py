@@ -74,10 +74,11 @@ def status(args: argparse.Namespace) -> int:
     conf, state = config.load(args.config), _state()
     with _tpm(conf.tpm.tcti) as tpm:
         seen = status.look(plan.plan(conf, tpm, state), state)
+        room = status.room(tpm)
     if args.json:
-        _say(json.dumps(status.as_json(seen), indent=2))
+        _say(json.dumps(status.as_json(seen, room), indent=2))
     else:
-        _say("\n".join(status.as_text(seen)))
+        _say("\n".join(status.as_text(seen, room)))
     return status.verdict(seen)
 
 
@@ -89,8 +90,7 @@ def identity(args: argparse.Namespace) -> int:
         return 0
     from agent import identity
 
-    configured = args.config != CONFIG or any(map(store.exists, config.files(CONFIG)))
-    conf = config.load(args.config) if configured else config.Config(dps=config.Dps(id_scope=""))
+    configured, conf = _config_or_default(args)
     from agent.tpm import Tpm
 
     with Tpm(conf.tpm.tcti, _auths_if_permitted()) as tpm:
@@ -100,6 +100,13 @@ def identity(args: argparse.Namespace) -> int:
     else:
         _say(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
     return 0
+
+
+def _config_or_default(args: argparse.Namespace) -> tuple[bool, config.Config]:
+    """For what can be done where no configuration is yet; whether there is one."""
+    if args.config != CONFIG or any(map(store.exists, config.files(CONFIG))):
+        return True, config.load(args.config)
+    return False, config.Config(dps=config.Dps(id_scope=""))
 
 
 def show_config(args: argparse.Namespace) -> int:
@@ -132,6 +139,18 @@ def manufacture(args: argparse.Namespace) -> int:
         else:
             plan.run(manufacture.steps(line, force=args.force, cert_in=args.cert_in))
             _say(json.dumps(manufacture.export(line)))
+    return 0
+
+
+def import_root(args: argparse.Namespace) -> int:
+    from agent import import_root, makers
+
+    found = makers.read(args.file)
+    _say("\n".join(import_root.shown(found)))
+    into = [args.into] if args.into else []
+    directories = [*into, *_config_or_default(args)[1].tpm.manufacturer_roots]
+    for line in import_root.install(args.file, found, args.sha256, directories):
+        _say(line)
     return 0
 
 
