@@ -70,6 +70,8 @@ def find(leaf: Issued, beside: Sequence[Issued], trust: Trust, *, fetch: bool) -
         try:
             path = x509_path.find(leaf, roots, [*others, *fetched])
             break
+        except ValueError as e:
+            raise EkCertificateUntrusted(f"cannot verify the EK certificate: {e}") from e
         except Broken as e:
             more = _issuer(e, trust, fetch=fetch) if len(fetched) < FETCHES else []
             if not more or set(more) <= {*others, *fetched}:

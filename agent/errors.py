@@ -84,8 +84,8 @@ class RootUnconfirmed(ConfigError):
 
     code = "root-unconfirmed"
     remedy = (
-        "Compare with the fingerprint that the maker publishes, got by another way than the file; "
-        "if it is the same: tpm2cloud import-root {path} --sha256 {fingerprint}"
+        "Take the fingerprint from where the maker publishes it, not from the file itself: "
+        "tpm2cloud import-root {path} --sha256 FINGERPRINT"
     )
 
 

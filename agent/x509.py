@@ -38,7 +38,6 @@ NONSENSE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")  # TCG EK Credential Profile
 
 
 class Untrusted(Exception):
@@ -88,32 +87,6 @@ def first_der(data: bytes) -> bytes:
         return data[: 2 + data[1]]
     octets = data[1] & 0x7F
     return data[: 2 + octets + int.from_bytes(data[2 : 2 + octets], "big")]
-
-
-def sequence(data: bytes) -> list[Certificate]:
-    """The concatenated DER certificates of an NV chain; padding ends it. Raises ValueError."""
-    found = []
-    while der := first_der(data):
-        found.append(x509.load_der_x509_certificate(der))
-        data = data[len(der) :]
-    return found
-
-
-def anchors_in(directories: Iterable[Path]) -> list[Certificate]:
-    """Those of the *.pem, *.crt, *.cer and *.der files of directories; one that is not there holds
-    none. Raises TrustUnreadable, also for a file without any."""
-    files = (file for directory in directories for file in _listed(directory))
-    return [c for file in files if file.suffix.lower() in SUFFIXES for c in anchors(file)]
-
-
-def _listed(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as e:
-        why = f"cannot look for CA files in '{directory}': {e.strerror}"
-        raise TrustUnreadable(why, path=directory) from e
 
 
 def anchors(file: Path) -> list[Certificate]:
@@ -222,16 +195,6 @@ def _why(error: VerificationError) -> str:
 def shown(path: Sequence[Certificate]) -> list[Certificate]:
     """What a TLS client shows of its chain: all but the root (RFC 8446, 4.4.2)."""
     return [path[0], *(c for c in path[1:] if c.issuer != c.subject)]
-
-
-def for_ek(certificate: Certificate) -> bool:
-    """May it be an EK's? Not a CA's; and if it names purposes, this is one of them."""
-    try:
-        ca = extension(certificate, x509.BasicConstraints)
-        purposes = extension(certificate, x509.ExtendedKeyUsage)
-    except NONSENSE:
-        return False
-    return not (ca and ca.ca) and (purposes is None or EK_CERTIFICATE in purposes)
 
 
 def extension(

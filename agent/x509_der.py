@@ -46,6 +46,10 @@ class Issued:
         return self.read.issuer == self.read.subject
 
     @property
+    def pem(self) -> bytes:
+        return ssl.DER_cert_to_PEM_cert(self.der).encode()
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the bytes as they came, hex."""
         digest = hashes.Hash(hashes.SHA256())

@@ -48,7 +48,8 @@ def find(leaf: Issued, roots: Sequence[Issued], others: Sequence[Issued]) -> lis
     """Leaf first, one of the `roots` last; now. Only `roots` are trusted, and each is a root.
 
     Every root is tried alone: makers have several of the same name. Raises Broken: of all that was
-    tried, that which came furthest. Raises ValueError if there is no root, or one is unreadable.
+    tried, that which came furthest. Raises ValueError if there is no root, or OpenSSL cannot read
+    one of the certificates.
     """
     with ExitStack() as stack:
         tried = _Tries(leaf, [*roots, *others], stack)

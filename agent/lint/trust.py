@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509 as crypto
 
-from agent import inputs, x509
+from agent import inputs, makers, x509
 from agent.config import Config
 from agent.errors import TrustUnreadable
 from agent.lint import rules
@@ -35,7 +35,11 @@ def roots(image: Image, conf: Config | None) -> Iterator[Finding]:
     paths = [f"{at}/{name}" for at in directories for name in image.names(at)]
     found = [path for path in paths if path[path.rfind(".") :].lower() in x509.SUFFIXES]
     for path in found:
-        yield from (each for each in _file(image, path) if each.code == UNREADABLE.code)
+        try:
+            image.data(path)
+            makers.read(image.real(path))
+        except TrustUnreadable as e:
+            yield UNREADABLE.at(image, path, str(e))
     if not found:
         at = directories[-1] if directories else "/usr/share/tpm2cloud/tpm-roots.d"
         why = f"no root of a TPM's maker is in {' or '.join(directories) or 'any directory'}"
