@@ -21,6 +21,7 @@ HIERARCHIES = {
     "platform": ESYS_TR.PLATFORM,
 }
 PT_FIRMWARE_VERSION_1 = 0x10B  # TPM 2.0 Library, part 2, 6.13, table 23; tpm2_pytss lacks it
+SESSIONS = {0x02, 0x03}  # HMAC and policy sessions are listed together (part 3, 30.2.1)
 LOADED = (TPM2_HC.TRANSIENT_FIRST, TPM2_HC.LOADED_SESSION_FIRST)
 
 
@@ -145,7 +146,10 @@ class Chip:
             if not page:
                 break
             at = page[-1] + 1
-        return [h for h in found if h >> 24 == int(first) >> 24]
+        kinds = (
+            {int(first) >> 24, *SESSIONS} if int(first) >> 24 in SESSIONS else {int(first) >> 24}
+        )
+        return [h for h in found if h >> 24 in kinds]
 
     def loaded(self) -> set[int]:
         """Transient objects and sessions in the TPM now, ours and others'."""
