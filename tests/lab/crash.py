@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,10 @@ class Place:
         return f"{self.call} {self.nth} ({self.what})"
 
 
-def places(device: Device, trace: Path) -> list[Place]:
-    """Run the agent, whole; these are its effects, in order, and the moments after those that go to
-    another process (a TPM, a server), when that works and the agent only waits."""
-    run = device.run([*STRACE, str(trace), *device.agent_command("provision")])
+def places(device: Device, trace: Path, command: Sequence[str] = ()) -> list[Place]:
+    """Run the agent (or `command`), whole; these are its effects, in order, and the moments after
+    those that go to another process (a TPM, a server), when that works and the agent only waits."""
+    run = device.run([*STRACE, str(trace), *(command or device.agent_command("provision"))])
     assert run.returncode == 0, run.stderr
     return list(_places(trace.read_text().splitlines(), str(device.directory)))
 
@@ -102,10 +102,12 @@ def describe(line: str, top: str) -> str:
     return "message" if "<socket:" in line else "program" if name in PROGRAMS else ""
 
 
-def kill_at(device: Device, place: Place, trace: Path) -> str:
-    """Run the agent and kill it there; returns what it was about to do, or nothing if it ended."""
+def kill_at(device: Device, place: Place, trace: Path, command: Sequence[str] = ()) -> str:
+    """Run the agent (or `command`) and kill it there; returns what it was about to do, or nothing
+    if it ended."""
     inject = [f"--trace={place.call}", f"--inject={place.call}:signal=KILL:when={place.nth}"]
-    run = device.run([*STRACE, str(trace), *inject, *device.agent_command("provision")])
+    whole = command or device.agent_command("provision")
+    run = device.run([*STRACE, str(trace), *inject, *whole])
     if run.returncode != -signal.SIGKILL:
         assert run.returncode == 0, run.stderr
         return ""

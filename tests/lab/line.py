@@ -3,7 +3,6 @@
 import json
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import tomlkit
@@ -71,11 +70,14 @@ class Line:
     def configure(self, changes: Mapping[str, Any]) -> None:
         self.config.write_text(tomlkit.dumps(merged(self.settings(), changes)))
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`tpm2cloud manufacture`; its exit status is the caller's to judge."""
+    def command(self, *arguments: str) -> list[str]:
         command = self.board.agent_command("manufacture", *arguments)
         command[command.index("--config") + 1] = str(self.config)
-        return self.board.run(command)
+        return command
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`tpm2cloud manufacture`; its exit status is the caller's to judge."""
+        return self.board.run(self.command(*arguments))
 
     def made(self, *arguments: str) -> dict[str, Any]:
         """What the back office gets of a board that went well."""
