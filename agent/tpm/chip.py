@@ -146,10 +146,8 @@ class Chip:
             if not page:
                 break
             at = page[-1] + 1
-        kinds = (
-            {int(first) >> 24, *SESSIONS} if int(first) >> 24 in SESSIONS else {int(first) >> 24}
-        )
-        return [h for h in found if h >> 24 in kinds]
+        kind = int(first) >> 24
+        return [h for h in found if h >> 24 in (SESSIONS if kind in SESSIONS else {kind})]
 
     def loaded(self) -> set[int]:
         """Transient objects and sessions in the TPM now, ours and others'."""
