@@ -5,15 +5,16 @@ what is garbled, is null, with a note; what the device has none of is null, too.
 """
 
 import socket
+import ssl
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryptography.x509 import Certificate
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent import __version__, deviceid, ek, x509
+from agent import __version__, deviceid, ek, x509_der
 from agent.config import Config
 from agent.errors import (
     AgentError,
@@ -28,10 +29,11 @@ from agent.errors import (
 from agent.identity_csv import FORMAT, registration_ids
 from agent.steps import idevid
 from agent.tpm import Public, Tpm
+from agent.x509_der import Issued
 
 T = TypeVar("T")
 Note = Callable[[str], None]
-Ek = tuple[int, Certificate]  # the NV index, and what is there
+Ek = tuple[int, Issued]  # the NV index, and what is there
 
 DPS_EK = ek.KINDS[0]  # every client of DPS shows the RSA-2048 EK, whatever else there is
 
@@ -85,18 +87,19 @@ def _certificates(tpm: Tpm, note: Note) -> Iterator[Ek]:
             yield index, cert
 
 
-def _at(tpm: Tpm, index: int) -> Certificate | None:
+def _at(tpm: Tpm, index: int) -> Issued | None:
+    """Who made it, and what for, is not judged here."""
     if (data := tpm.nv_read(index)) is None:
         return None
     try:
-        return x509.leading(data)
+        return x509_der.leading(data)
     except ValueError as e:
         why = f"cannot read the EK certificate at NV {index:#x}: {e}"
         raise EkCertificateInvalid(why, index=hex(index)) from e
 
 
-def _chain(tpm: Tpm, note: Note) -> list[Certificate]:
-    return _noted(partial(ek.intermediates, tpm), note, *UNREADABLE) or []
+def _chain(tpm: Tpm, note: Note) -> list[Issued]:
+    return _noted(partial(ek.beside, tpm), note, *UNREADABLE) or []
 
 
 def _keys(
@@ -106,15 +109,13 @@ def _keys(
     where the TPM makes another one of it. Each is made anew, but for one whose certificate says
     that the kept one is it: on a discrete chip that takes seconds."""
     kept = tpm.public(DPS_EK.handle)
-    certified = [cert.public_key() for _, cert in certificates]
+    certified = [cert.read.public_key() for _, cert in certificates]
     tcg = kept if kept and kept.key in certified else _made(tpm, azure=False)
     azure = _noted(partial(_made, tpm, azure=True), note, TpmError)
     if kept and kept not in (tcg, azure):
-        note(f"the key at {DPS_EK.handle:#x} is no EK that could be told: {kept}")
-    certificate = next(
-        (_certificate(c) for _, c in certificates if c.public_key() == tcg.key), None
-    )
-    shown = {**_key(tcg, kept), "certificate": certificate}
+        note(f"the key at {DPS_EK.handle:#x} ({kept}) is neither of these EKs, and not told here")
+    own = (_certificate(cert) for _, cert in certificates if cert.read.public_key() == tcg.key)
+    shown = {**_key(tcg, kept), "certificate": next(own, None)}
     return shown, _key(azure, kept) if azure and azure != tcg else None
 
 
@@ -138,19 +139,21 @@ def _key(public: Public, kept: Public | None) -> dict[str, Any]:
 
 def _idevid(tpm: Tpm, file: Path) -> dict[str, Any] | None:
     try:
-        return _certificate(idevid.certificate(tpm, file))
+        cert = idevid.certificate(tpm, file)
     except IdevidAbsent:
         return None
+    return _certificate(Issued(cert.public_bytes(Encoding.DER), cert))
 
 
-def _certificate(cert: Certificate) -> dict[str, Any]:
+def _certificate(cert: Issued) -> dict[str, Any]:
+    """`pem` has the bytes as they came, though they be no strict DER."""
     return {
-        "subject": cert.subject.rfc4514_string(),
-        "issuer": cert.issuer.rfc4514_string(),
-        "serial": f"{cert.serial_number:x}",
-        "not_after": cert.not_valid_after_utc.isoformat(),
-        "sha256": x509.fingerprint(cert),
-        "pem": x509.pem([cert]).decode(),
+        "subject": cert.read.subject.rfc4514_string(),
+        "issuer": cert.read.issuer.rfc4514_string(),
+        "serial": f"{cert.read.serial_number:x}",
+        "not_after": cert.read.not_valid_after_utc.isoformat(),
+        "sha256": cert.fingerprint,
+        "pem": ssl.DER_cert_to_PEM_cert(cert.der),
     }
 
 
