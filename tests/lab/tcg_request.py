@@ -94,11 +94,17 @@ def signature_value(der: bytes, *, of_rsa: bool) -> bytes:
         inside.end()
     except ValueError as e:
         raise Refused("request-algorithm", e) from e
+    if bits[:1] != b"\0":
+        raise Refused("request-algorithm", "a signature of no whole bytes")
     return bits[1:]
 
 
 def _tlv(reader: Reader, tag: int) -> bytes:
     if (found := reader.number(1)) != tag:
         raise ValueError(f"{found:#x} in place of {tag:#x}")
-    size = reader.number(1)
-    return reader.take(size if size < 0x80 else reader.number(size & 0x7F))
+    if (size := reader.number(1)) >= 0x80:
+        width = size & 0x7F
+        size = reader.number(width)
+        if size < max(0x80, 1 << 8 * (width - 1)):
+            raise ValueError(f"{size} in {width} bytes")  # DER has but one way to say it
+    return reader.take(size)
