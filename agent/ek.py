@@ -159,11 +159,6 @@ def parse(data: bytes, index: int) -> Issued:
     return found
 
 
-def intermediates(tpm: Tpm) -> list[Certificate]:
-    """What can be read of `beside`."""
-    return [each.read for each in beside(tpm)]
-
-
 def beside(tpm: Tpm) -> list[Issued]:
     """The CA certificates that the maker left in NV. Raises EkCertificateInvalid."""
     data = b"".join(tpm.nv_read(i) or b"" for i in sorted(tpm.nv_indices()) if i in CHAIN)

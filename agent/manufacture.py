@@ -185,7 +185,7 @@ def _tcg(line: Line) -> bytes:
         line.conf.idevid.key,
         model=line.conf.idevid.model or "",
         serial=who.serial_number,
-        ek_certificate=genuine.certificate.public_bytes(Encoding.DER),
+        ek_certificate=genuine.encoded[0],
         idevid_handle=HANDLE,
     )
 

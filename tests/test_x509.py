@@ -28,7 +28,6 @@ ISSUING, MIDDLE, ROOT = CA.chain
 KEY = pki.new_key()
 CSR = x509_issued.request(KEY, "device")
 LEAF = CA.issue(KEY.public_key(), "device")
-EK = c509.ObjectIdentifier("2.23.133.8.1")
 
 
 def below(by: pki.Authority, **how: object) -> Certificate:
@@ -50,12 +49,6 @@ def test_what_follows_a_certificate_in_nv_is_not_part_of_it(padding: bytes) -> N
     assert x509.leading(pki.der(LEAF) + padding) == LEAF
 
 
-def test_certificates_one_behind_the_other_are_all_read() -> None:
-    data = pki.der(MIDDLE) + pki.der(ROOT)
-    assert x509.sequence(data + b"\xff" * 5) == [MIDDLE, ROOT]
-    assert x509.sequence(b"") == x509.sequence(b"\xff" * 9) == []
-
-
 @pytest.mark.parametrize("odd", [b"0", b"0\x80\0\0", b"0\xff" + b"\xff" * 200, b"0\x84\xff\xff"])
 def test_nonsense_in_nv_is_no_certificate(odd: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (whatever the parser says)
@@ -66,13 +59,6 @@ def test_a_key_or_a_name_of_no_known_kind_is_as_good_as_no_certificate() -> None
     for old, new in (("2a8648ce3d030107", "2a8648ce3d030106"), ("0c06646576696365", "0c06ff" * 2)):
         with pytest.raises(ValueError):  # noqa: PT011
             x509.leading(pki.der(patched(LEAF, old, (new + "ffff")[: len(old)])))
-
-
-def test_a_file_holds_one_or_several_pem_or_der(tmp_path: Path) -> None:
-    (tmp_path / "both.pem").write_bytes(b"# a comment\n" + pki.pem(MIDDLE, ROOT))
-    (tmp_path / "one.DER").write_bytes(pki.der(ISSUING))
-    (tmp_path / "README").write_text("not looked at")
-    assert x509.anchors_in([tmp_path, tmp_path / "absent"]) == [MIDDLE, ROOT, ISSUING]
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"-----BEGIN CERTIFICATE-----\n", None])
@@ -132,13 +118,6 @@ def test_an_unknown_critical_extension_is_not_passed_over() -> None:
     ).add_extension(unknown, critical=True)  # fmt: skip
     with pytest.raises(x509.Untrusted, match=r"1\.2\.3\.4"):
         x509.chain(builder.sign(CA.key, hashes.SHA256()), [ROOT], [ISSUING, MIDDLE], NOW)
-
-
-def test_an_ek_certificate_is_for_an_ek_and_no_cas() -> None:
-    assert x509.for_ek(below(CA, usages=[EK]))
-    assert x509.for_ek(below(CA, usages=[]))
-    assert not x509.for_ek(LEAF)
-    assert not x509.for_ek(below(CA, usages=[EK], ca=True))
 
 
 # --- what a CA answers ---
