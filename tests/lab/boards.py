@@ -65,7 +65,7 @@ class Board:
 
         return forger.signed(contents, sign)
 
-    def altered(self, by: int = HANDLES["ecc256"], **fields: bytes) -> bytes:
+    def altered(self, by: int = HANDLES["ecc256"], /, **fields: bytes) -> bytes:
         """A request with other fields than this board's, but correctly signed by it."""
         return self.signed(tcg_csr.encode_content(replace(self.content(), **fields)), by)
 
