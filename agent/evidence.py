@@ -2,9 +2,9 @@
 
 TCG "TPM 2.0 Keys for Device Identity and Attestation", 1.0 revision 12, 6.2 (IAK and IDevID in one
 go). The chain: the maker's CA vouches for the EK; only the TPM with that EK can answer a challenge
-that names the IAK (`answer`); the IAK, restricted and so unable to sign what the TPM did not make,
-vouches for itself (TPM2_CertifyCreation) and for the IDevID key (TPM2_Certify); and the IDevID key
-signs it all. The IAK is a primary key, made anew from its template each time, and never kept.
+that names the IAK (`answer`); the IAK, restricted, so that nobody can put the TPM's words into its
+mouth, vouches for itself (TPM2_CertifyCreation) and for the IDevID key (TPM2_Certify); and the
+IDevID key signs it all. The IAK is a primary key, made anew from its template, and never kept.
 
 Nothing in the request is fresh: a request may be written long before a CA sees it, so both attests
 have an empty nonce, and who has seen a request can send it again. What is fresh is the secret in
