@@ -28,7 +28,8 @@ class Tpm(Inventory):
         """Sign a digest ("sha256", "sha384", "sha512") with the unrestricted key at `handle`.
 
         RSA: RSASSA (PKCS #1 v1.5), or RSAPSS with a salt as long as the digest; big-endian, of the
-        modulus' size. ECC: ECDSA, DER (RFC 3279, 2.2.3). The password of the key is empty.
+        modulus' size. ECC: ECDSA, DER (RFC 3279, 2.2.3); TCG's IDevID takes "sha256" only. The
+        password of the key is empty; one of TCG's is used by its policy.
         """
         with (
             speaking(f"sign with {handle:#x}"),
