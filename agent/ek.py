@@ -18,6 +18,8 @@ from agent.errors import (
     EkCertificateMismatch,
     EkCertificatePurpose,
     EkNotHeld,
+    TpmAuth,
+    TpmError,
 )
 from agent.tpm import Public, Tpm, Transient, make_credential
 from agent.x509_der import Issued
@@ -27,6 +29,8 @@ __all__ = ["KINDS", "Genuine", "Kind", "Maker", "Trust", "verify"]
 
 CHAIN = range(0x01C00100, 0x01C00200)  # the maker's CA certificates, concatenated DER (2.2.1.5.2)
 SECRET = 16  # bytes that only the holder of the EK can open
+# What a TPM says to a secret, and to a session, that was encrypted to a key that it does not have.
+REFUSED = (CredentialRefused, TpmAuth, TpmError)
 
 
 @dataclass(frozen=True)
@@ -204,11 +208,13 @@ def held(tpm: Tpm, ek: int | Transient, public: Public) -> None:
     """That the TPM has the private key, too: whatever is between us and it could show us a public
     one. A secret is encrypted to it, for any key of the same TPM's. Raises EkNotHeld."""
     secret = secrets.token_bytes(SECRET)
-    with tpm.iak("ecc256") as key:
+    with tpm.iak("ecc256") as key:  # the password of the hierarchy is right, then
         credential, wrapped = make_credential(public, key.public.name, secret)
         try:
             opened = tpm.activate(key, ek, credential, wrapped)
-        except CredentialRefused as e:
+        except TpmError as e:
+            if type(e) not in REFUSED:
+                raise
             raise EkNotHeld(f"cannot verify the TPM: it does not hold its EK: {e}") from e
     if not secrets.compare_digest(opened, secret):
-        raise EkNotHeld("cannot verify the TPM: it opens a secret for its EK, and it is another")
+        raise EkNotHeld("cannot verify the TPM: what it opened with its EK is not what was sealed")
