@@ -71,7 +71,7 @@ class Town:
                 line.made()
             crash.kill_at(board, place, self.directory / "trace", line.command(*arguments))
             cut(board)
-            assert line.run().returncode == 0, place
+            assert line.run(*arguments).returncode == 0, place
             found = end(board)
             assert found.certified
             assert found == self.undisturbed, place

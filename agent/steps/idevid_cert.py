@@ -11,7 +11,7 @@ from cryptography.x509 import Certificate, CertificateSigningRequest
 
 from agent import store, x509, x509_idevid, x509_issued
 from agent.config_factory import Idevid
-from agent.errors import NvFull, NvOccupied, PlatformLocked
+from agent.errors import NvFull, PlatformLocked
 from agent.state import State
 from agent.steps import Step, idevid, pending
 from agent.steps.idevid import HANDLE, INDEX
@@ -19,7 +19,6 @@ from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
 Issue = Callable[[CertificateSigningRequest], tuple[Sequence[Certificate], Sequence[Certificate]]]
-EMPTY = b"\xff"  # what has not been written of an NV index (TPM 2.0 Library, part 3, 31.3.1)
 
 
 def idevid_cert(
@@ -102,16 +101,12 @@ def _enrolled(
 
 def _put(tpm: Tpm, leaf: Certificate, file: Path) -> None:
     """Into NV: the platform's if the firmware has left that open, else the owner's; and if there is
-    no room at all, into the file. Only a certificate for the same key gives way."""
-    data = leaf.public_bytes(Encoding.DER)
-    if tpm.nv_read(INDEX) == data:
+    no room at all, into the file. Only a certificate for the same key gives way; raises
+    NvOccupied."""
+    data, there = leaf.public_bytes(Encoding.DER), tpm.nv_read(INDEX)
+    if there == data:
         return
-    if tpm.nv_public(INDEX) is not None:
-        if not _ours(tpm, leaf, data):
-            raise NvOccupied(
-                f"cannot store the IDevID certificate at NV {INDEX:#x}: something else is there",
-                index=hex(INDEX),
-            )
+    if there is not None and _is_for(there, leaf):
         tpm.nv_undefine(INDEX)
     try:
         _store(tpm, data)
@@ -120,21 +115,19 @@ def _put(tpm: Tpm, leaf: Certificate, file: Path) -> None:
         store.write(file, x509.pem([leaf]), mode=0o644)
 
 
+def _is_for(there: bytes, leaf: Certificate) -> bool:
+    try:
+        return x509.leading(there).public_key() == leaf.public_key()
+    except ValueError:
+        return False
+
+
 def _store(tpm: Tpm, data: bytes) -> None:
+    if (found := tpm.nv_public(INDEX)) is not None:
+        tpm.nv_store(INDEX, data, found.definer)  # finishes what was cut off; all else is refused
+        return
     try:
         tpm.nv_store(INDEX, data, "platform")
     except PlatformLocked as e:
         log.warning("%s: NV %#x is defined by the owner", e, INDEX)
         tpm.nv_store(INDEX, data, "owner")
-
-
-def _ours(tpm: Tpm, leaf: Certificate, data: bytes) -> bool:
-    """A certificate for the same key; or what a run that was cut off has left: an index of this
-    size, not written, or only in part."""
-    there = tpm.nv_read(INDEX)
-    if there is None or (len(there) == len(data) and data.startswith(there.rstrip(EMPTY))):
-        return True
-    try:
-        return x509.leading(there).public_key() == leaf.public_key()
-    except ValueError:
-        return False
