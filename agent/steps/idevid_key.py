@@ -6,10 +6,11 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from agent import x509
 from agent.config_factory import Idevid
-from agent.errors import IdevidKeyOther
+from agent.errors import IdevidKeyOther, NvOccupied
 from agent.steps import Step
-from agent.steps.idevid import HANDLE
+from agent.steps.idevid import HANDLE, INDEX
 from agent.tpm import Public, Tpm, Transient
 
 ENDORSEMENT = bytes.fromhex("4000000b")  # TPM_RH_ENDORSEMENT is its own name (part 1, 16)
@@ -33,6 +34,7 @@ def idevid_key(tpm: Tpm, conf: Idevid, ek: Callable[[], int]) -> Step:
 
     def apply() -> None:
         with _made(tpm, conf, ek()) as key:
+            _leave_others(tpm, key.public)
             tpm.persist(key, HANDLE)
 
     return Step("idevid-key", done, apply)
@@ -42,6 +44,23 @@ def _made(tpm: Tpm, conf: Idevid, ek: int) -> AbstractContextManager[Transient]:
     if conf.profile == "tcg":
         return tpm.idevid(conf.key)
     return tpm.ek_child(ek, conf.key)
+
+
+def _leave_others(tpm: Tpm, key: Public) -> None:
+    """A key whose certificate cannot be stored, because something else is in its place, is not
+    kept. Raises NvOccupied."""
+    if tpm.nv_public(INDEX) is None:
+        return
+    try:
+        if x509.leading(tpm.nv_read(INDEX) or b"").public_key() == key.key:
+            return
+        what = "a certificate for another key"
+    except ValueError:
+        what = "something else than a certificate"
+    raise NvOccupied(
+        f"cannot make the IDevID: {what} is at NV {INDEX:#x}, and no key at {HANDLE:#x}",
+        index=hex(INDEX),
+    )
 
 
 def kind(key: Public) -> str:
