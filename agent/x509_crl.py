@@ -64,7 +64,7 @@ def _one(certificate: Issued, issuer: Issued, lists: Sequence[Crl], at: datetime
     whose, serial = describe(certificate.read), certificate.read.serial_number
     lists = [each for each in lists if _tells_of(each.read, certificate.read, issuer.read)]
     for crl in lists:
-        entry = crl.read.get_revoked_certificate_by_serial_number(serial)
+        entry = _entry(crl.read, serial)
         if entry is not None and not _taken_back(entry):
             when = f"{entry.revocation_date_utc:%Y-%m-%d}"
             return Status(f"'{whose}' was revoked on {when}", revoked=crl)
@@ -74,6 +74,15 @@ def _one(certificate: Issued, issuer: Issued, lists: Sequence[Crl], at: datetime
     of = f"of '{describe(issuer.read)}'"
     why = f"the CRL {of} was good until {max(ends):%Y-%m-%d}" if ends else f"no CRL {of}"
     return Status(f"unknown ({why})", missing=_published(certificate.read))
+
+
+def _entry(crl: CertificateRevocationList, serial: int) -> RevokedCertificate | None:
+    """A serial number that the maker writes as a negative one (see x509_der) is so in his list."""
+    found = crl.get_revoked_certificate_by_serial_number(serial)
+    if found is not None or serial.bit_length() % 8:
+        return found
+    negative = serial - (1 << serial.bit_length())
+    return next((entry for entry in crl if entry.serial_number == negative), None)
 
 
 def _tells_of(crl: CertificateRevocationList, its: Certificate, issuer: Certificate) -> bool:

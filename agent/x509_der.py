@@ -4,7 +4,8 @@
 
 - Nuvoton's names have their attributes in one SET, unsorted (ITU-T X.690, 11.6);
 - Intel's write out `critical FALSE` and `cA FALSE`, which are the defaults (X.690, 11.5), and the
-  root of its on-die CA has NULL parameters in ECDSA's identifier (RFC 5758, 3.2).
+  root of its on-die CA has NULL parameters in ECDSA's identifier (RFC 5758, 3.2);
+- serial numbers are random octets, and half of those would be negative (RFC 5280, 4.1.2.2).
 
 None of it changes what is said. So each is put right in a copy, to be read; the signature is that
 over the bytes as they came (see x509_path.py). Everything else that is no DER stays unreadable:
@@ -13,17 +14,20 @@ lengths of BER's, the numbers that a parser could take for one thing or another.
 
 import re
 import ssl
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import Certificate
 
 from agent.x509 import NONSENSE, first_der
 
-BOOLEAN, OCTET_STRING, NULL, OID, SEQUENCE, SET = 0x01, 0x04, 0x05, 0x06, 0x30, 0x31
+BOOLEAN, INTEGER, OCTET_STRING, NULL, OID = 0x01, 0x02, 0x04, 0x05, 0x06
+SEQUENCE, SET, VERSION = 0x30, 0x31, 0xA0
 CONSTRUCTED = 0x20
 FALSE = b"\x01\x01\x00"
 ECDSA = bytes.fromhex("06082a8648ce3d0403")  # ecdsa-with-SHA2, less its last octet
@@ -76,7 +80,11 @@ def read(der: bytes) -> Issued:
 
 def _strict(der: bytes) -> Certificate:
     try:
-        found = x509.load_der_x509_certificate(der)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            found = x509.load_der_x509_certificate(der)
+            if found.serial_number < 1:  # a warning now, an error one day
+                raise ValueError("its serial number is not positive (RFC 5280, 4.1.2.2)")
         _ = found.subject, found.issuer, found.extensions, found.public_key()
     except UnsupportedAlgorithm as e:
         raise ValueError(f"its key: {e}") from e
@@ -114,7 +122,7 @@ def pem_or_der(data: bytes) -> list[Issued]:
 
 
 def normal(der: bytes) -> bytes:
-    """The same value with the three oddities gone. Raises ValueError if it is not made of DER's
+    """The same value with these oddities gone. Raises ValueError if it is not made of DER's
     tags and lengths."""
     tag, body, rest = _value(der)
     if rest:
@@ -136,7 +144,7 @@ def _normal(tag: int, body: bytes, depth: int) -> bytes:
 
 
 def _sequence(parts: list[bytes], depth: int) -> list[bytes]:
-    """Of an extension (RFC 5280, 4.1) or an algorithm's identifier; others stay as they are."""
+    """Of an extension (RFC 5280, 4.1), an algorithm's identifier, or what is signed as a whole."""
     tags = [part[0] for part in parts]
     if tags == [OID, BOOLEAN, OCTET_STRING] and parts[1] == FALSE:
         parts, tags = [parts[0], parts[2]], [OID, OCTET_STRING]
@@ -144,6 +152,8 @@ def _sequence(parts: list[bytes], depth: int) -> list[bytes]:
         return [*parts[:-1], _extension(parts[0], parts[-1], depth)]
     if tags == [OID, NULL] and parts[0].startswith(ECDSA):
         return parts[:1]
+    if tags[:3] == [VERSION, INTEGER, SEQUENCE] and parts[1][2] & 0x80:
+        return [parts[0], _encoded(INTEGER, b"\0" + parts[1][2:]), *parts[2:]]
     return parts
 
 

@@ -42,6 +42,11 @@ def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
 
 
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256, hex."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
 def private_pem(key: PrivateKey) -> bytes:
     """PKCS #8, not encrypted."""
     return key.private_bytes(
