@@ -22,6 +22,8 @@ KEYS = {
     "ecc384": 0x81000011,
     "rsa2048": 0x81000012,
     "rsa2048 that only signs": 0x81000013,
+    "ecc256 by the TCG": 0x81020000,
+    "rsa2048 by the TCG": 0x81020001,
 }
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
@@ -65,6 +67,10 @@ def fill(tpm: Tpm) -> None:
         tpm.persist(srk, SRK)
     for name, handle in KEYS.items():
         kind, _, only_signs = name.partition(" ")
+        if name.endswith("TCG"):
+            with tpm.idevid(kind) as key:  # type: ignore[arg-type]
+                tpm.persist(key, handle)
+            continue
         use = TPMA_OBJECT.SIGN_ENCRYPT
         if kind == "rsa2048" and not only_signs:
             use |= TPMA_OBJECT.DECRYPT
