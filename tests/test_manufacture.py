@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -253,8 +254,7 @@ def test_the_password_of_the_platform_is_a_credential(make_device: MakeDevice) -
     assert "owner's" not in done.stderr
 
 
-def test_without_room_in_nv_the_certificate_goes_into_a_file(make_device: MakeDevice) -> None:
-    device = make_device(board=VIRGIN)
+def without_room(device: Device) -> Device:
     for index in itertools.count(0x01800000):
         try:
             tools(device, "nvdefine", hex(index), "-C", "o", "-s", "2048")
@@ -265,11 +265,43 @@ def test_without_room_in_nv_the_certificate_goes_into_a_file(make_device: MakeDe
             tools(device, "nvdefine", hex(index), "-C", "o", "-s", "200")
         except subprocess.CalledProcessError:
             break
+    return device
+
+
+def test_without_room_in_nv_the_certificate_goes_into_a_file(make_device: MakeDevice) -> None:
+    device = without_room(make_device(board=VIRGIN))
     done = Line(device, "ca").run()
     assert done.returncode == 0, done.stderr
     assert "because the TPM had no room: gone with this disk" in done.stderr
     assert board(device)[1] is None
     provisioned(device)
+
+
+def test_one_disk_makes_many_boards(make_device: MakeDevice) -> None:
+    """The system of the line is moved from board to board; one of them had no room."""
+    full = without_room(make_device(board=VIRGIN, id="full"))
+    line = Line(full, "ca", profile="ek-child")
+    line.made()
+    file = (full.state / "idevid.pem").read_bytes()
+
+    full.power_cut()
+    shutil.rmtree(full.tpm)
+    full.world.solder(VIRGIN, full.tpm)
+    full.power_on()
+    other = line.run()
+    assert other.returncode == 0, other.stderr
+    assert "NV 0x1c90000: " in other.stderr
+    assert (full.state / "idevid.pem").read_bytes() == file
+
+    full.power_cut()
+    shutil.rmtree(full.tpm)
+    full.world.solder(VIRGIN, full.tpm)
+    full.power_on()
+    third = line.run() if without_room(full) else None
+    assert third is not None
+    assert third.returncode == 69
+    assert f"'{full.state}/idevid.pem' is another board's [nv-full]" in third.stderr
+    assert (full.state / "idevid.pem").read_bytes() == file
 
 
 def test_a_foreign_object_at_the_index_stays(make_device: MakeDevice) -> None:

@@ -15,7 +15,7 @@ from agent.errors import NvFull, PlatformLocked
 from agent.state import State
 from agent.steps import Step, idevid, pending
 from agent.steps.idevid import HANDLE, INDEX
-from agent.tpm import Tpm
+from agent.tpm import Public, Tpm
 
 log = logging.getLogger(__name__)
 Issue = Callable[[CertificateSigningRequest], tuple[Sequence[Certificate], Sequence[Certificate]]]
@@ -36,8 +36,10 @@ def idevid_cert(
 
     def done() -> str | None:
         there = idevid.stored(tpm, conf.certificate)
-        if there is None or there[0] == before() or store.exists(state.idevid_issued):
+        if there is None or there[0] == before() or _issued(tpm, state.idevid_issued):
             return None
+        if tpm.nv_public(INDEX) is None and not _is_for(there[0], tpm.public(HANDLE)):
+            return None  # a file, and of another board that this disk was in
         leaf = idevid.chain(tpm, conf.trust, conf.certificate)[0]
         notes = x509_idevid.shortcomings(leaf, who())
         return "; ".join([f"{_place(tpm, there[1])}: {x509.describe(leaf)}", *notes])
@@ -106,20 +108,26 @@ def _put(tpm: Tpm, leaf: Certificate, file: Path) -> None:
     data, there = leaf.public_bytes(Encoding.DER), tpm.nv_read(INDEX)
     if there == data:
         return
-    if there is not None and _is_for(there, leaf):
+    if there is not None and _is_for(there, tpm.public(HANDLE)):
         tpm.nv_undefine(INDEX)
     try:
         _store(tpm, data)
     except NvFull as e:
+        other = store.read(file)
+        if other is not None and not _is_for(other, tpm.public(HANDLE)):
+            e.args = (f"{e}; and '{file}' is another board's",)
+            raise
         log.warning("%s: the IDevID certificate goes into '%s'", e, file)
         store.write(file, x509.pem([leaf]), mode=0o644)
 
 
-def _is_for(there: bytes, leaf: Certificate) -> bool:
+def _is_for(data: bytes, key: Public | None) -> bool:
+    """Is it a certificate, PEM or as in NV, for this key?"""
     try:
-        return x509.leading(there).public_key() == leaf.public_key()
+        found = x509.parse(data)[0] if data.startswith(b"-----") else x509.leading(data)
     except ValueError:
         return False
+    return key is not None and found.public_key() == key.key
 
 
 def _store(tpm: Tpm, data: bytes) -> None:
