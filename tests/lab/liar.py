@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# TPM2_CC (part 2, 6.5.2): GetCapability, NV_ReadPublic, NV_Read, ReadPublic, CreatePrimary
+# TPM2_CC (part 2, 6.5.2): NV_ReadPublic and NV_Read; ReadPublic
 NV = {0x169, 0x14E}
 KEYS = {0x173}
 HEADER = 10  # tag, size, code
@@ -75,3 +75,4 @@ def _serving(
         finally:
             server.shutdown()
             thread.join()
+            at.unlink()

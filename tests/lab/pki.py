@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 Kind = Literal["rsa2048", "ecc256"]
@@ -40,6 +41,11 @@ def pem(*certificates: x509.Certificate) -> bytes:
 
 def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def certs_only(*certificates: x509.Certificate) -> bytes:
+    """PKCS #7, DER."""
+    return pkcs7.serialize_certificates(list(certificates), serialization.Encoding.DER)
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
