@@ -9,7 +9,7 @@ class Tools:
     """`tools("nvreadpublic", "0x01C90000")`; files are relative to `directory`."""
 
     def __init__(self, tcti: str, directory: Path) -> None:
-        self.directory = directory
+        self.tcti, self.directory = tcti, directory
         self._env = {**os.environ, "TPM2TOOLS_TCTI": tcti}
 
     def __call__(self, tool: str, *arguments: str, stdin: bytes = b"") -> str:
