@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import Certificate
 
 from agent.x509 import NONSENSE, first_der
@@ -80,12 +79,12 @@ def read(der: bytes) -> Issued:
 
 def _strict(der: bytes) -> Certificate:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        with warnings.catch_warnings():  # of oddities that are read all the same: long names, ...
+            warnings.simplefilter("ignore")
             found = x509.load_der_x509_certificate(der)
             if found.serial_number < 1:  # a warning now, an error one day
                 raise ValueError("its serial number is not positive (RFC 5280, 4.1.2.2)")
-        _ = found.subject, found.issuer, found.extensions, found.public_key()
+            _ = found.subject, found.issuer, found.extensions, found.public_key()
     except UnsupportedAlgorithm as e:
         raise ValueError(f"its key: {e}") from e
     except NONSENSE as e:
