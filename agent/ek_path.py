@@ -10,7 +10,6 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from agent import fetch as fetching
 from agent import makers, store, x509, x509_crl, x509_der, x509_ek, x509_path
 from agent.errors import (
     AgentError,
@@ -24,7 +23,6 @@ from agent.errors import (
     EkRootExpired,
     TpmError,
 )
-from agent.http import host_of, printable
 from agent.x509_der import Issued
 from agent.x509_path import Broken
 
@@ -87,7 +85,11 @@ def find(leaf: Issued, beside: Sequence[Issued], trust: Trust, *, fetch: bool) -
 def _issuer(broken: Broken, trust: Trust, *, fetch: bool) -> list[Issued]:
     """The certificate at which the path ends says where that of its issuer is; if it may be got
     from there, it is."""
-    for url in x509_ek.issuer_urls(broken.path[-1].read) if broken.no_issuer else ():
+    if not broken.no_issuer or not trust.fetch_from:
+        return []
+    from agent import fetch as fetching  # with all that HTTP takes: most devices never do
+
+    for url in x509_ek.issuer_urls(broken.path[-1].read):
         if fetching.allowed(url, trust.fetch_from):
             if not fetch:
                 raise ToBeFetched(url)
@@ -96,6 +98,8 @@ def _issuer(broken: Broken, trust: Trust, *, fetch: bool) -> list[Issued]:
 
 
 def _got(broken: Broken, url: str, trust: Trust) -> list[Issued]:
+    from agent import fetch as fetching
+
     try:
         return _certificates(fetching.get(url, trust.fetch_from))
     except (fetching.NotThere, ValueError) as e:
@@ -159,11 +163,19 @@ def _issuer_of(e: Broken) -> str:
 
 
 def _missing(e: Broken, url: str, why: str) -> EkIssuerMissing:
-    what = f"the certificate of '{_issuer_of(e)}' is needed, from {printable(url)}"
-    host = printable(host_of(url))
-    return EkIssuerMissing(
-        f"cannot verify the EK certificate: {what}: {why}", url=printable(url), host=host
-    )
+    place, host = _place(url)
+    what = f"the certificate of '{_issuer_of(e)}' is needed, from {place}"
+    return EkIssuerMissing(f"cannot verify the EK certificate: {what}: {why}", url=place, host=host)
+
+
+def _place(url: str) -> tuple[str, str]:
+    """What a certificate says, fit for a terminal, and the host in it."""
+    from agent.http import host_of, printable
+
+    try:
+        return printable(url), printable(host_of(url))
+    except ValueError:  # it only looks like one
+        return printable(url), "?"
 
 
 def _out_of_date(e: Broken, roots: Sequence[Issued]) -> AgentError:
@@ -196,5 +208,5 @@ def revocation(path: Sequence[Issued], trust: Trust, *, strict: bool) -> str:
         raise EkCertificateRevoked(why, path=known.revoked.path)
     if strict and known.missing:
         why = f"cannot trust the EK certificate: revocation {known.text}"
-        raise EkRevocationUnknown(why, url=printable(known.missing))
+        raise EkRevocationUnknown(why, url=_place(known.missing)[0])
     return known.text if known.text == x509_crl.CURRENT else f"revocation {known.text}"

@@ -177,6 +177,16 @@ def test_an_issuer_that_is_elsewhere_is_told_with_its_place(tmp_path: Path) -> N
         ek_path.find(x509_der.read(pki.der(leaf)), [], allowed, fetch=False)
 
 
+def test_an_address_that_is_none_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "root.cer").write_bytes(pki.der(ROOT.own()))
+    trust = Trust([tmp_path], fetch_from=["pki.lab.test"])
+    for url in ("http://[", "http://", "http:\x1b[2J", "https://pki.lab.test:x/"):
+        leaf = x509_der.read(pki.der(MIDDLE.ek(TPM, (maker.at(url), False))))
+        with pytest.raises(EkIssuerMissing) as raised:
+            ek_path.find(leaf, [], trust, fetch=True)
+        assert "\x1b" not in str(raised.value) + raised.value.remedy
+
+
 def test_openssl_looks_at_no_more_than_it_should(tmp_path: Path) -> None:
     """What it kept of a certificate is what it was given."""
     leaf, between, root = (x509_der.read(each) for each in (plain()[0], *plain()[1], plain()[2]))

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from agent import ek_path, makers, x509_der
 from agent.errors import TrustUnreadable
-from tests.lab import maker, pki, shapes
+from tests.lab import maker, pki, shapes, tree
 from tests.lab.device import AGENT
 from tests.lab.maker import DAY, Ca, ca_says
 from tests.lab.shapes import MIDDLE, ROOT, TPM, middle
@@ -223,3 +223,12 @@ def test_it_goes_where_it_is_told_and_needs_no_configuration_then(tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     assert len(makers.known([into])) == 1
+
+
+def test_an_images_roots_are_looked_at_as_they_are(tmp_path: Path) -> None:
+    image = tree.build(tmp_path / "root")
+    at = image.path / "etc/tpm2cloud/tpm-roots.d"
+    (at / "nuvoton.cer").write_bytes(shapes.nuvoton()[2])
+    assert image.codes() == set()
+    (at / "nuvoton.cer").write_bytes(shapes.nuvoton()[2][:-9])
+    assert image.codes() == {"trust-unreadable"}
