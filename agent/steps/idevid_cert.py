@@ -32,11 +32,16 @@ def idevid_cert(
 ) -> Step:
     """`issue`: who answers a CSR, with the certificate and what may help to chain it. `force`: a
     new certificate, though the one that is there is good."""
-    before = cache(lambda: _now(tpm, conf) if force else None)
+
+    @cache
+    def before() -> bytes | None:
+        """What has to give way; nothing, if an earlier run got a new one and could not store it."""
+        pending = _issued(tpm, state.idevid_issued)
+        return _now(tpm, conf) if force and pending is None else None
 
     def done() -> str | None:
-        there = idevid.stored(tpm, conf.certificate)
-        if there is None or there[0] == before() or _issued(tpm, state.idevid_issued):
+        old, there = before(), idevid.stored(tpm, conf.certificate)  # `old` is of the first look
+        if there is None or there[0] == old or _issued(tpm, state.idevid_issued):
             return None
         if tpm.nv_public(INDEX) is None and not _is_for(there[0], tpm.public(HANDLE)):
             return None  # a file, and of another board that this disk was in
