@@ -169,6 +169,8 @@ def _main() -> int:
     args = top.parse_args()
     if args.verb is verbs.manufacture and bool(args.challenge_in) != bool(args.answer_out):
         top.error("manufacture: --challenge-in and --answer-out go together")
+    if args.verb is verbs.manufacture and args.force and (args.csr_out or args.challenge_in):
+        top.error("manufacture: --force is about a certificate: with --cert-in, or alone")
     journal.setup(debug=args.debug)
     try:
         return int(args.verb(args))

@@ -235,14 +235,16 @@ def read(path: Path) -> tuple[Config, schema.Tree]:
     return of_files(Config, files(path))
 
 
-def of_files(cls: type[T], paths: Sequence[Path]) -> tuple[T, schema.Tree]:
+def of_files(
+    cls: type[T], paths: Sequence[Path], error: type[ConfigError] = ConfigError
+) -> tuple[T, schema.Tree]:
     """What these files say, later ones over earlier ones, as a `cls`; and which of them says what.
-    Raises ConfigError."""
+    Raises `error`."""
     found = schema.Found(paths[0])
     tree = schema.read(paths, found)
     config = None if found.problems else schema.build(cls, tree, found)
     if found.problems or config is None:
-        raise ConfigError("cannot use the configuration:\n  " + "\n  ".join(found.problems))
+        raise error("cannot use the configuration:\n  " + "\n  ".join(found.problems))
     return config, tree
 
 

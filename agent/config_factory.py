@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from agent import schema
-from agent.config import ETC, VAR, Chip, Problems, files, login_problems, of_files
+from agent.config import ETC, Chip, Problems, files, login_problems, of_files
+from agent.errors import FactoryConfigError
 
 FILE = ETC / "manufacture.toml"
 OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){1,20}")
@@ -28,6 +29,9 @@ class Subject:
     hardware_type: str | None = None
 
     def problems(self) -> Problems:
+        for name in ("serial_number", "common_name"):
+            if "{machine-id}" in getattr(self, name):
+                yield name, "{machine-id} is the line's system, the same for all its boards"
         if self.country is not None and not re.fullmatch("[A-Z]{2}", self.country):
             yield "country", f"must be two capital letters (ISO 3166), not {self.country!r}"
         if self.hardware_type is not None and not OID.fullmatch(self.hardware_type):
@@ -76,7 +80,7 @@ class Idevid:
     profile: Literal["tcg", "ek-child"] = "tcg"
     key: Literal["ecc256", "rsa2048"] = "ecc256"
     trust: Path = ETC / "idevid-ca.pem"
-    certificate: Path = VAR / "idevid.pem"
+    certificate: Path | None = None
     csr: Literal["pkcs10", "tcg"] = "pkcs10"
     model: str | None = None
     subject: Subject = field(default_factory=Subject)
@@ -101,10 +105,10 @@ class Factory:
 
 
 def load(path: Path) -> Factory:
-    """Read and check everything; raises ConfigError with every problem found."""
+    """Read and check everything; raises FactoryConfigError with every problem found."""
     return read(path)[0]
 
 
 def read(path: Path) -> tuple[Factory, schema.Tree]:
     """The settings, and which file says what."""
-    return of_files(Factory, files(path, "manufacture.d"))
+    return of_files(Factory, files(path, "manufacture.d"), FactoryConfigError)

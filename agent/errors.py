@@ -48,6 +48,15 @@ class ConfigError(AgentError):
     remedy = "Edit the file (man tpm2cloud.toml says how), then: tpm2cloud config"
 
 
+class FactoryConfigError(ConfigError):
+    """The factory's configuration cannot be used; the message lists every problem found in it."""
+
+    code = "factory-config-invalid"
+    remedy = (
+        "Edit the file (man tpm2cloud-manufacture.toml says how), then: tpm2cloud config --factory"
+    )
+
+
 class SecretUnreadable(ConfigError):
     """A password or secret that the configuration asks for cannot be read."""
 
@@ -287,8 +296,8 @@ class PlatformLocked(TpmError):
 
     code = "tpm-platform-locked"
     remedy = (
-        "Provide the platform's password as the credential 'tpm-platform-auth', run this before "
-        "the firmware locks the platform, or keep the certificate elsewhere: idevid.certificate"
+        "Provide the platform's password as the credential 'tpm-platform-auth', or run this before "
+        "the firmware locks the platform"
     )
 
 
@@ -320,8 +329,8 @@ class NvFull(TpmFull):
 
     code = "nv-full"
     remedy = (
-        "See what fills it: tpm2_getcap handles-nv-index; tpm2_nvreadpublic. Or keep the "
-        "certificate elsewhere: idevid.certificate"
+        "See what fills it: tpm2_getcap handles-nv-index; tpm2_nvreadpublic. Or, for a disk that "
+        "stays with the board, keep the certificate in a file: idevid.certificate"
     )
 
 
@@ -329,7 +338,10 @@ class NvOccupied(TpmError):
     """The TPM holds something else at an NV index that this device needs."""
 
     code = "nv-occupied"
-    remedy = "Find out whose it is: tpm2_nvreadpublic {index}. If nobody needs it: tpm2_nvundefine"
+    remedy = (
+        "Find out whose it is: tpm2_nvreadpublic {index}. If nobody needs it: tpm2_nvundefine -C o "
+        "{index} (-C p, if platformcreate is among its attributes)"
+    )
 
 
 class CredentialRefused(TpmError):
@@ -518,7 +530,10 @@ class IdevidInvalid(TpmError):
     """The IDevID certificate is garbled, or its key does not sign."""
 
     code = "idevid-invalid"
-    remedy = "Look at it: tpm2_nvread -C p 0x01C90000 | openssl x509 -inform der -text"
+    remedy = (
+        "Look at it: tpm2_nvread 0x01C90000 | openssl x509 -inform der -text (tpm2_nvread -C p, "
+        "where only the platform may read it)"
+    )
 
 
 class IdevidKeyOther(TpmError):
@@ -528,6 +543,16 @@ class IdevidKeyOther(TpmError):
     remedy = (
         "Nothing replaces a key. If it is this board's IDevID, set idevid.profile and idevid.key "
         "to what it is; if nobody needs it: tpm2_evictcontrol -C o -c 0x81020000"
+    )
+
+
+class IdevidOther(TpmError):
+    """The IDevID certificate names another board than the factory's configuration does."""
+
+    code = "idevid-other"
+    remedy = (
+        "If this board's name was changed: tpm2cloud manufacture --force. If not, see what "
+        "[idevid.subject] is made of (tpm2cloud config --factory)"
     )
 
 

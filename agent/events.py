@@ -67,8 +67,8 @@ TORN_CERTIFICATE = Event(
     "torn-certificate",
     "A certificate of IoT Edge's that a power cut destroyed was removed",
     "@TPM2CLOUD_PATH@ of IoT Edge's certificate service held no certificate: the power was cut "
-    "soon after it was written. With such a file IoT Edge does not start any more; without it, it gets "
-    "a new certificate.",
+    "soon after it was written. With such a file IoT Edge does not start any more; without it, it "
+    "gets a new certificate.",
 )
 FAILURE_NOT_KEPT = Event(
     "failure-not-kept",

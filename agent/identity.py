@@ -22,6 +22,7 @@ from agent.errors import (
     EkCertificateInvalid,
     IdevidAbsent,
     IdevidInvalid,
+    IdevidMismatch,
     NoPermission,
     NvLocked,
     TpmError,
@@ -38,7 +39,14 @@ Ek = tuple[int, Issued]  # the NV index, and what is there
 DPS_EK = ek.KINDS[0]  # every client of DPS shows the RSA-2048 EK, whatever else there is
 
 
-UNREADABLE = (NvLocked, NoPermission, EkCertificateInvalid, IdevidInvalid)
+UNREADABLE = (
+    NvLocked,
+    NoPermission,
+    EkCertificateInvalid,
+    IdevidInvalid,
+    IdevidAbsent,
+    IdevidMismatch,
+)
 
 
 def gather(
@@ -142,6 +150,7 @@ def _idevid(tpm: Tpm, file: Path) -> dict[str, Any] | None:
         cert = idevid.certificate(tpm, file)
     except IdevidAbsent:
         return None
+    idevid.check_key(tpm, cert)
     return _certificate(Issued(cert.public_bytes(Encoding.DER), cert))
 
 

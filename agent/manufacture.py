@@ -3,7 +3,7 @@ where there are any, the same steps as at a first boot."""
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate, CertificateSigningRequest
 
 from agent import credentials, deviceid, ek, evidence, identity, store, x509, x509_idevid
-from agent.config import Chip, Config, Dps, Idevid
+from agent.config import Config, Dps, Idevid
 from agent.config_factory import Ca, Est, Factory
-from agent.errors import CertificateFileUnusable, ConfigError, IssuerMissing
+from agent.errors import (
+    CertificateFileUnusable,
+    ConfigError,
+    DeviceIdInvalid,
+    IssuerMissing,
+    SubjectInvalid,
+)
 from agent.state import State
-from agent.steps import Step, enrol, idevid_cert, idevid_key, preflight
+from agent.steps import Step, enrol, idevid, idevid_cert, idevid_key, preflight
 from agent.steps.ek import ek as ek_step
+from agent.steps.ek import trust as ek_trust
 from agent.steps.idevid import HANDLE
 from agent.tpm import Public, Tpm
 
@@ -42,26 +49,25 @@ class Line:
 
     @property
     def trust(self) -> ek.Trust:
-        return trust(self.conf.tpm, self.state)
+        return ek_trust(self.conf.tpm, self.state)
 
     def who(self) -> x509_idevid.Who:
         texts = asdict(self.conf.idevid.subject)
         hardware = texts.pop("hardware_type")
-        filled = {k: deviceid.filled(t, self.root) for k, t in texts.items() if t is not None}
+        try:
+            filled = {k: deviceid.filled(t, self.root) for k, t in texts.items() if t is not None}
+        except DeviceIdInvalid as e:
+            raise SubjectInvalid(f"cannot name the board: {e}") from e
         return x509_idevid.Who(x509_idevid.subject(filled), hardware)
-
-
-def trust(chip: Chip, state: State) -> ek.Trust:
-    return ek.Trust(chip.manufacturer_roots, chip.crls, chip.fetch_from, state.tpm_makers)
 
 
 def key_steps(line: Line) -> list[Step]:
     """Up to a key in a genuine TPM: all that a CSR needs."""
     conf, tpm = line.conf, line.tpm
-    parent = cache(lambda: ek.certificate(tpm)[0].handle)
+    parent = cache(lambda: ek.certificate(tpm)[0])
     return [
         preflight.tpm_answers(tpm, conf.tpm.wait.total_seconds()),
-        preflight.clock(line.state.idevid_issued, trust_files(conf)),
+        preflight.clock(None, trust_files(conf)),
         preflight.look("subject", lambda: x509.written(line.who().subject)),
         ek_step(tpm, line.trust, strict=True),
         idevid_key.idevid_key(tpm, conf.idevid, parent),
@@ -112,7 +118,7 @@ def _by_ca(ca: Ca, csr: CertificateSigningRequest) -> Certificate:
     """A CA on this station; its key may be encrypted."""
     password = credentials.optional("factory-ca-password")
     try:
-        key = ca.key.read_bytes()
+        key = credentials.text_of(ca.key, private=True).encode()
         return x509_idevid.issue(csr, x509.anchors(ca.certificate)[0], key, password)
     except (OSError, ValueError, TypeError) as e:
         raise ConfigError(f"cannot issue with the CA key '{ca.key}': {e}") from e
@@ -166,6 +172,12 @@ def _kept(tpm: Tpm, handle: int) -> Public:
     return found
 
 
+def not_used(line: Line, cert_in: Path) -> bool:
+    """Is a good certificate in place, other than what is in the file?"""
+    there = idevid.certificate(line.tpm, line.conf.idevid.certificate)
+    return there not in _brought(cert_in)
+
+
 # --- a CA that is out of reach ---
 
 
@@ -207,6 +219,7 @@ def answer(line: Line, challenge: Path, out: Path) -> None:
 def export(line: Line) -> dict[str, Any]:
     """As `tpm2cloud identity` tells it; the registration id is the default's, until a device is
     configured."""
-    idevid = Idevid(certificate=line.conf.idevid.certificate)
-    conf = Config(dps=Dps(id_scope=""), idevid=idevid)
+    conf = Config(dps=Dps(id_scope=""))
+    if (file := line.conf.idevid.certificate) is not None:
+        conf = replace(conf, idevid=Idevid(certificate=file))
     return identity.gather(line.tpm, conf, log.debug, configured=False, root=line.root)

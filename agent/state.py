@@ -56,11 +56,6 @@ class State:
         return self.directory / "idevid-enrolment.json"
 
     @property
-    def fetched(self) -> Path:
-        """CA certificates of TPM makers that were fetched; a directory."""
-        return self.directory / "ek-issuers"
-
-    @property
     def registration(self) -> Path:
         """What IoT Edge was last provisioned with, and the digest of the file it was told so by."""
         return self.directory / "registration.json"

@@ -130,7 +130,7 @@ def manufacture(args: argparse.Namespace) -> int:
     with store.lock(state.directory), _tpm(conf.tpm.tcti, state.loaded, FACTORY) as tpm:
         line = manufacture.Line(conf, tpm, state)
         if args.dry_run:
-            return _left(manufacture.steps(line))
+            return _left(manufacture.steps(line, force=args.force))
         if args.challenge_in:
             manufacture.answer(line, args.challenge_in, args.answer_out)
         elif args.csr_out:
@@ -138,6 +138,8 @@ def manufacture(args: argparse.Namespace) -> int:
             manufacture.csr_out(line, args.csr_out)
         else:
             plan.run(manufacture.steps(line, force=args.force, cert_in=args.cert_in))
+            if args.cert_in and manufacture.not_used(line, args.cert_in):
+                log.warning("'%s' was not used: a good one is there (--force)", args.cert_in)
             _say(json.dumps(manufacture.export(line)))
     return 0
 

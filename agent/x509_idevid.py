@@ -56,10 +56,9 @@ def subject(texts: Mapping[str, str]) -> Name:
     """A subject of `PARTS`. Raises SubjectInvalid."""
     for part, text in texts.items():
         _, most = PARTS[part]
-        if not 1 <= len(text) <= most or not text.isprintable():
-            raise SubjectInvalid(
-                f"cannot name the board: its {part} must be 1 to {most} characters: {text!r}"
-            )
+        if not 1 <= len(text.encode()) <= most or not text.isprintable():
+            why = f"its {part} must be 1 to {most} bytes of printable UTF-8, not {text!r}"
+            raise SubjectInvalid(f"cannot name the board: {why}")
     if not PRINTABLE.fullmatch(texts["serial_number"]):
         why = "a serial_number is letters, digits, blanks and '()+,./:=?-"
         raise SubjectInvalid(f"cannot name the board: {why}, not {texts['serial_number']!r}")

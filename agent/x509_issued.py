@@ -84,14 +84,18 @@ def issue(
         .not_valid_after(until)
         .add_extension(BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(SubjectKeyIdentifier.from_public_key(subject), critical=False)
-        .add_extension(
-            AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()),  # type: ignore[arg-type]
-            critical=False,
-        )
+        .add_extension(_authority(ca), critical=False)
     )
     for each in [usage(), _client_auth()] if extensions is None else extensions:
         builder = builder.add_extension(each, critical=isinstance(each, KeyUsage))
     return builder.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+
+
+def _authority(ca: Certificate) -> AuthorityKeyIdentifier:
+    """As the CA calls its own key, however it came to that (RFC 5280, 4.2.1.1)."""
+    if (own := x509.extension(ca, SubjectKeyIdentifier)) is not None:
+        return AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+    return AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key())  # type: ignore[arg-type]
 
 
 # --- checking what came back ---
@@ -103,17 +107,20 @@ def issued(
     roots: Sequence[Certificate],
     others: Sequence[Certificate],
     now: datetime,
+    *,
+    named: bool = True,
 ) -> list[Certificate]:
     """The chain of the certificate that answers `csr`, leaf first, without a root at its end.
 
-    `certificates` are what came back, in any order; `others` may help to build the chain. Raises a
-    child of IssuedWrong: another key, another name, a CA, odd dates, or a CA that is not trusted.
+    `certificates` are what came back, in any order; `others` may help to build the chain. `named`:
+    it must have the CN of the CSR. Raises a child of IssuedWrong: another key, another name, a CA,
+    odd dates, or a CA that is not trusted.
     """
     asked = x509.spki(csr.public_key())
     leaf = next((c for c in certificates if _spki(c) == asked), None)
     if leaf is None:
         raise IssuedForAnotherKey("cannot use the issued certificate: it is for another key")
-    check(leaf, x509.common_name(csr), now)
+    check(leaf, x509.common_name(csr if named else leaf), now)
     try:
         at = max(now, leaf.not_valid_before_utc)  # the CA's clock may be a little ahead
         found = x509.chain(leaf, roots, [*certificates, *others], at)

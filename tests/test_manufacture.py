@@ -254,6 +254,11 @@ def test_the_password_of_the_platform_is_a_credential(make_device: MakeDevice) -
     assert "owner's" not in done.stderr
 
 
+def file(device: Device) -> str:
+    """Where the configurations of line and device say that a certificate may be."""
+    return str(device.state / "idevid.pem")
+
+
 def without_room(device: Device) -> Device:
     for index in itertools.count(0x01800000):
         try:
@@ -270,7 +275,11 @@ def without_room(device: Device) -> Device:
 
 def test_without_room_in_nv_the_certificate_goes_into_a_file(make_device: MakeDevice) -> None:
     device = without_room(make_device(board=VIRGIN))
-    done = Line(device, "ca").run()
+    refused = Line(device, "ca").run()
+    assert refused.returncode == 69
+    assert "[nv-full]" in refused.stderr
+    shutil.rmtree(device.directory / "station")
+    done = Line(device, "ca", certificate=file(device)).run()
     assert done.returncode == 0, done.stderr
     assert "because the TPM had no room: gone with this disk" in done.stderr
     assert board(device)[1] is None
@@ -280,18 +289,19 @@ def test_without_room_in_nv_the_certificate_goes_into_a_file(make_device: MakeDe
 def test_one_disk_makes_many_boards(make_device: MakeDevice) -> None:
     """The system of the line is moved from board to board; one of them had no room."""
     full = without_room(make_device(board=VIRGIN, id="full"))
-    line = Line(full, "ca", profile="ek-child")
+    line = Line(full, "ca", profile="ek-child", certificate=file(full))
     line.made()
-    file = (full.state / "idevid.pem").read_bytes()
+    before = Path(file(full)).read_bytes()
 
     full.power_cut()
     shutil.rmtree(full.tpm)
     full.world.solder(VIRGIN, full.tpm)
     full.power_on()
+    assert json.loads(full.agent("identity", "--json").stdout)["idevid"] is None
     other = line.run()
     assert other.returncode == 0, other.stderr
     assert "NV 0x1c90000: " in other.stderr
-    assert (full.state / "idevid.pem").read_bytes() == file
+    assert Path(file(full)).read_bytes() == before
 
     full.power_cut()
     shutil.rmtree(full.tpm)
@@ -300,8 +310,8 @@ def test_one_disk_makes_many_boards(make_device: MakeDevice) -> None:
     third = line.run() if without_room(full) else None
     assert third is not None
     assert third.returncode == 69
-    assert f"'{full.state}/idevid.pem' is another board's [nv-full]" in third.stderr
-    assert (full.state / "idevid.pem").read_bytes() == file
+    assert f"'{file(full)}' is another board's [nv-full]" in third.stderr
+    assert Path(file(full)).read_bytes() == before
 
 
 def test_a_foreign_object_at_the_index_stays(make_device: MakeDevice) -> None:

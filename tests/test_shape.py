@@ -46,7 +46,7 @@ ALLOWED = {
     "x509_idevid": {"errors", "x509", "x509_issued"},
     "schema": {"errors"},
     "config": {"errors", "schema"},
-    "config_factory": {"config", "schema"},
+    "config_factory": {"config", "errors", "schema"},
     "events": {"errors"},
     "journal": {"events"},
     "fetch": {"errors", "http"},

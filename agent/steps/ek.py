@@ -10,7 +10,7 @@ from agent.steps import Step
 from agent.tpm import Public, Tpm
 
 
-def trust(conf: config.Tpm, state: State) -> Trust:
+def trust(conf: config.Chip, state: State) -> Trust:
     """Whose TPMs are genuine, as the configuration says."""
     return Trust(conf.manufacturer_roots, conf.crls, conf.fetch_from, state.tpm_makers)
 

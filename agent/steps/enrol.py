@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import Certificate, CertificateSigningRequest
 
-from agent import x509
+from agent import credentials, x509
 from agent.errors import Refused, ServerBusy, TlsCertificateUnusable
 from agent.steps import idevid
 from agent.tpm import Tpm
@@ -113,9 +113,11 @@ def by_files(chain: Path, key: Path) -> dict[str, Any]:
 
     def identify(context: ssl.SSLContext) -> None:
         try:
+            credentials.text_of(key, private=True)
             context.load_cert_chain(chain, key, password="")
-        except OSError as e:  # ssl.SSLError is one, too
-            why = f"cannot log in with '{chain}' and '{key}': {e.strerror or e}"
+        except (OSError, ValueError) as e:  # ssl.SSLError is an OSError, too
+            said = getattr(e, "strerror", None) or e
+            why = f"cannot log in with '{chain}' and '{key}': {said}"
             raise TlsCertificateUnusable(why, path=chain) from e
 
     return {"identify": identify}

@@ -16,7 +16,7 @@ from agent.errors import (
 )
 from agent.steps import Step
 from agent.steps.preflight import look
-from agent.tpm import Tpm
+from agent.tpm import Public, Tpm
 
 HANDLE, INDEX = 0x81020000, 0x01C90000
 
@@ -35,10 +35,16 @@ def idevid(tpm: Tpm, conf: config.Idevid) -> Step:
     return look("idevid", done)
 
 
-def chain(tpm: Tpm, trust: Path, file: Path) -> list[Certificate]:
+def chain(tpm: Tpm, trust: Path, file: Path | None) -> list[Certificate]:
     """The checked IDevID certificate and its issuers, leaf first, the anchor last."""
     leaf = certificate(tpm, file)
-    _check_key(tpm, leaf)
+    check_key(tpm, leaf)
+    return trusted(leaf, trust)
+
+
+def trusted(leaf: Certificate, trust: Path) -> list[Certificate]:
+    """Its chain, by the CAs in the file and no others. Raises ClockImplausible, IdevidExpired,
+    IdevidUntrusted."""
     now = datetime.now(UTC)
     start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if now < start:  # the factory's clock was right, or the device would not be here
@@ -58,27 +64,41 @@ def chain(tpm: Tpm, trust: Path, file: Path) -> list[Certificate]:
         raise IdevidUntrusted(f"cannot trust the IDevID: {e}") from e
 
 
-def certificate(tpm: Tpm, file: Path = config.VAR / "idevid.pem") -> Certificate:
+def certificate(tpm: Tpm, file: Path | None = config.VAR / "idevid.pem") -> Certificate:
     """From NV, or from `file` where the TPM had no room. Raises IdevidAbsent, IdevidInvalid."""
     if (found := stored(tpm, file)) is None:
-        why = f"no certificate at NV {INDEX:#x}, nor in '{file}'"
+        why = f"no certificate at NV {INDEX:#x}" + (f", nor one for it in '{file}'" if file else "")
         raise IdevidAbsent(f"cannot find the IDevID: {why}")
     data, place = found
     try:
-        return x509.leading(data) if place != str(file) else x509.parse(data)[0]
+        return parsed(data)
     except ValueError as e:
         raise IdevidInvalid(f"cannot read the IDevID certificate at {place}: {e}") from e
 
 
-def stored(tpm: Tpm, file: Path) -> tuple[bytes, str] | None:
-    """What is kept as the IDevID certificate, and where."""
+def stored(tpm: Tpm, file: Path | None) -> tuple[bytes, str] | None:
+    """What is kept as the IDevID certificate, and where. A disk may have been in other boards: what
+    its file says of another key counts for nothing."""
     if (data := tpm.nv_read(INDEX)) is not None:
         return data, f"NV {INDEX:#x}"
-    data = store.read(file)
-    return (data, str(file)) if data is not None else None
+    data = store.read(file) if file else None
+    return (data, str(file)) if data is not None and is_for(data, tpm.public(HANDLE)) else None
 
 
-def _check_key(tpm: Tpm, leaf: Certificate) -> None:
+def parsed(data: bytes) -> Certificate:
+    """Of a file, PEM, or of NV. Raises ValueError."""
+    return x509.parse(data)[0] if data.startswith(b"-----") else x509.leading(data)
+
+
+def is_for(data: bytes, key: Public | None) -> bool:
+    """Is it a certificate for this key?"""
+    try:
+        return key is not None and parsed(data).public_key() == key.key
+    except ValueError:
+        return False
+
+
+def check_key(tpm: Tpm, leaf: Certificate) -> None:
     key = tpm.public(HANDLE)
     if key is None:
         raise IdevidAbsent(f"cannot find the IDevID: a certificate, but no key at {HANDLE:#x}")

@@ -1,49 +1,49 @@
 """The IDevID key: made once, at the factory, for the life of the board."""
 
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from hashlib import sha256
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-
-from agent import x509
+from agent import ek, x509
 from agent.config_factory import Idevid
 from agent.errors import IdevidKeyOther, NvOccupied
 from agent.steps import Step
 from agent.steps.idevid import HANDLE, INDEX
-from agent.tpm import Public, Tpm, Transient
+from agent.tpm import Public, Tpm, Transient, templates
 
 ENDORSEMENT = bytes.fromhex("4000000b")  # TPM_RH_ENDORSEMENT is its own name (part 1, 16)
+HASHES = {b"\x00\x0b": "sha256", b"\x00\x0c": "sha384", b"\x00\x0d": "sha512"}  # TPM_ALG_ID
 
 
-def idevid_key(tpm: Tpm, conf: Idevid, ek: Callable[[], int]) -> Step:
-    """`ek`: the handle of the EK, which is the parent of an `ek-child`."""
+def idevid_key(tpm: Tpm, conf: Idevid, parent: Callable[[], ek.Kind]) -> Step:
+    """`parent`: the EK that an `ek-child` is made below."""
+    made: set[bytes] = set()  # names of keys, to make none twice: a discrete TPM takes seconds
 
     def done() -> str | None:
         have = tpm.public(HANDLE)
         if have is None:
             return None
-        found = profile(tpm, have, ek())
-        if (found, kind(have)) != (conf.profile, conf.key):
-            what = f"it is {have}, {found or 'of no profile we know'}"
+        if have.name not in made and not _asked_for(tpm, have, conf, parent()):
             raise IdevidKeyOther(
-                f"cannot make the IDevID a {conf.key} key of profile {conf.profile}: there is a "
-                f"key at {HANDLE:#x}, and {what}"
+                f"cannot make the IDevID a {conf.key} key of profile {conf.profile}: there is "
+                f"another key at {HANDLE:#x}, {have}"
             )
-        return f"{HANDLE:#x} {have}, profile {found}"
+        made.add(have.name)
+        return f"{HANDLE:#x} {have}, profile {conf.profile}"
 
     def apply() -> None:
-        with _made(tpm, conf, ek()) as key:
+        with _made(tpm, conf, parent()) as key:
             _leave_others(tpm, key.public)
             tpm.persist(key, HANDLE)
+            made.add(key.public.name)
 
     return Step("idevid-key", done, apply)
 
 
-def _made(tpm: Tpm, conf: Idevid, ek: int) -> AbstractContextManager[Transient]:
+def _made(tpm: Tpm, conf: Idevid, parent: ek.Kind) -> AbstractContextManager[Transient]:
     if conf.profile == "tcg":
         return tpm.idevid(conf.key)
-    return tpm.ek_child(ek, conf.key)
+    return tpm.ek_child(parent.handle, conf.key)
 
 
 def _leave_others(tpm: Tpm, key: Public) -> None:
@@ -63,23 +63,26 @@ def _leave_others(tpm: Tpm, key: Public) -> None:
     )
 
 
-def kind(key: Public) -> str:
-    return "rsa2048" if isinstance(key.key, RSAPublicKey) else "ecc256"
+# --- is it what the configuration asks for? ---
 
 
-def profile(tpm: Tpm, key: Public, ek: int) -> str | None:
-    """'tcg' or 'ek-child', or None if it is a key that no IDevID should be.
-
-    The qualified name of an object is made of the names of all above it (TPM 2.0 Library, part 1,
-    26.5): so it tells, without a key being made anew, what this one is a child of.
-    """
-    if not (key.signs and key.bound):
-        return None
-    above = {"tcg": ENDORSEMENT, "ek-child": tpm.qualified_name(ek)}
-    there = tpm.qualified_name(HANDLE)
-    return next((name for name, parent in above.items() if there == _below(parent, key)), None)
+def _asked_for(tpm: Tpm, have: Public, conf: Idevid, parent: ek.Kind) -> bool:
+    if conf.profile == "ek-child":
+        alike = templates.like(have.blob, templates.ek_child(conf.key))
+        return alike and _is_below(tpm, have, parent)
+    if not templates.like(have.blob, templates.idevid(conf.key)):
+        return False
+    with tpm.idevid(conf.key) as same:
+        return same.public.name == have.name
 
 
-def _below(parent: bytes, key: Public) -> bytes:
-    """The qualified name, with its algorithm, of a key with nameAlg SHA-256 below that parent."""
-    return key.name[:2] + sha256(parent + key.name).digest()
+def _is_below(tpm: Tpm, have: Public, parent: ek.Kind) -> bool:
+    """The qualified name of an object is made of the names of all above it (TPM 2.0 Library, part
+    1, 26.5): so it tells what a key is a child of."""
+    above = tpm.public(parent.handle) or ek.made(tpm, parent)
+    return tpm.qualified_name(HANDLE) == _qualified(_qualified(ENDORSEMENT, above), have)
+
+
+def _qualified(above: bytes, key: Public) -> bytes:
+    algorithm = key.name[:2]
+    return algorithm + hashlib.new(HASHES[algorithm], above + key.name).digest()

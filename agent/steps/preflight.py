@@ -27,7 +27,7 @@ def tpm_answers(tpm: Tpm, wait: float) -> Step:
     return Step("tpm", done, lambda: tpm.wait(wait))
 
 
-def clock(own: Path, trusted: Iterable[Path]) -> Step:
+def clock(own: Path | None, trusted: Iterable[Path]) -> Step:
     """Not before this software was released, nor before the newest certificate we hold.
 
     Nothing else can be known offline: being "synchronised" proves nothing, and a device may wake
@@ -47,10 +47,11 @@ def clock(own: Path, trusted: Iterable[Path]) -> Step:
     return look("clock", done)
 
 
-def _floors(own: Path, trusted: Iterable[Path]) -> Iterable[tuple[datetime, str]]:
+def _floors(own: Path | None, trusted: Iterable[Path]) -> Iterable[tuple[datetime, str]]:
     yield RELEASED, "this software"
     held = {path: x509.anchors(path) for path in trusted if store.exists(path)}
-    for path, certificates in {own: x509.kept(store.read(own)), **held}.items():
+    ours = {own: x509.kept(store.read(own))} if own else {}
+    for path, certificates in (ours | held).items():
         if (newest := x509.newest_not_before(certificates)) is not None:
             yield newest, f"a certificate in '{path}'"
 

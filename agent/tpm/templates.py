@@ -90,3 +90,15 @@ def sealed() -> TPM2B_PUBLIC:
     return TPM2B_PUBLIC.parse(
         "keyedhash", objectAttributes=A.FIXEDTPM | A.FIXEDPARENT | A.USERWITHAUTH | A.NODA
     )
+
+
+def like(blob: bytes, template: TPM2B_PUBLIC) -> bool:
+    """Was the key with this TPM2B_PUBLIC made from this template? Only `unique` may differ."""
+    found, _ = TPM2B_PUBLIC.unmarshal(blob)
+    return _without_unique(found) == _without_unique(template)
+
+
+def _without_unique(area: TPM2B_PUBLIC) -> bytes:
+    public = area.publicArea
+    whole, unique = bytes(public.marshal()), bytes(public.unique.marshal(public.type))
+    return whole.removesuffix(unique)

@@ -22,7 +22,7 @@ class Line:
         """`idevid`: profile, key and so on, as in [idevid]."""
         self.board, self.method, self._idevid = board, method, idevid
         self.directory = board.directory / "station"
-        self.directory.mkdir()
+        self.directory.mkdir(exist_ok=True)
         self.config = self.directory / "manufacture.toml"
         self._files(board.world)
         self.configure({})
@@ -43,7 +43,6 @@ class Line:
         subject = {"serial_number": board.wish.id, "common_name": board.wish.id}
         idevid = {
             "trust": str(board.etc / "idevid-ca.pem"),
-            "certificate": str(board.state / "idevid.pem"),
             "subject": subject,
             **self._idevid,
             **self._issuer(),

@@ -184,11 +184,18 @@ class Files:
         return self.directory / "key.pem"
 
 
-def root(title: str, kind: Kind = "ecc256", *, lasts: timedelta = 10 * YEAR) -> Authority:
-    """A self-signed CA."""
+def root(
+    title: str,
+    kind: Kind = "ecc256",
+    *,
+    lasts: timedelta = 10 * YEAR,
+    called: bytes | None = None,
+) -> Authority:
+    """A self-signed CA. `called`: its key's identifier, if not by SHA-1 (RFC 7093)."""
     key = new_key(kind)
     starts = -timedelta(hours=1)
-    builder = _builder(name(title), key, key.public_key(), title, starts, lasts, ca=True)
+    own = None if called is None else x509.SubjectKeyIdentifier(called)
+    builder = _builder(name(title), key, key.public_key(), title, starts, lasts, True, own)
     return Authority(key, (builder.sign(key, hashes.SHA256()),))
 
 
@@ -205,9 +212,12 @@ def _builder(
     starts: timedelta,
     lasts: timedelta,
     ca: bool,
+    called: x509.SubjectKeyIdentifier | None = None,
 ) -> x509.CertificateBuilder:
     begin = datetime.now(UTC) + starts
     above = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+    if called is not None:
+        above = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(called)
     return (
         x509.CertificateBuilder()
         .subject_name(name(subject) if isinstance(subject, str) else subject)
@@ -218,6 +228,6 @@ def _builder(
         .not_valid_after(begin + lasts)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(usage(ca=ca), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(called or x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(above, critical=False)
     )
