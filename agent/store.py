@@ -19,9 +19,14 @@ from agent.errors import Busy, DiskFull, NoPermission, PathUnusable, ReadOnly
 def write(
     path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
 ) -> None:
-    """Replace the file at `path` by `data`; `owner` is (uid, gid). Raises what `permitted` does."""
-    part = path.with_name(f".{path.name}.new")
+    """Replace the file at `path` by `data`; `owner` is (uid, gid). Raises what `permitted` does.
+
+    Whatever else is there than a file stays: a device or a pipe would be taken from all who use it,
+    and what a link leads to would not get the data.
+    """
     with permitted(path):
+        _replaceable(path)
+        part = path.with_name(f".{path.name}.new")
         part.unlink(missing_ok=True)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as f:
@@ -33,6 +38,18 @@ def write(
             os.fsync(fd)
         part.replace(path)
         sync_directory(path.parent)
+
+
+def _replaceable(path: Path) -> None:
+    """Raises OSError if a file may not take this place."""
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(kind):
+        raise OSError(errno.EINVAL, "Not a regular file")
 
 
 def remove(path: Path) -> None:

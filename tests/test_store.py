@@ -25,6 +25,22 @@ def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+@pytest.mark.parametrize("name", ["", "/", ".", "..", "directory", "fifo", "link"])
+def test_what_is_no_file_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`/dev/stdout` is a link to a pipe, mostly."""
+    monkeypatch.chdir(tmp_path)
+    Path("directory").mkdir()
+    os.mkfifo("fifo")
+    Path("link").symlink_to("fifo")
+    path = Path(name)
+    before, kind = {*tmp_path.rglob("*")}, path.lstat().st_mode
+    with pytest.raises(PathUnusable, match="Is a directory|Not a regular file"):
+        store.write(path, b"x")
+    assert ({*tmp_path.rglob("*")}, path.lstat().st_mode) == (before, kind)
+
+
 def test_a_directory_is_emptied_and_stays_and_no_link_is_followed(tmp_path: Path) -> None:
     full, elsewhere = tmp_path / "full", tmp_path / "elsewhere"
     (full / "a/b").mkdir(parents=True)
