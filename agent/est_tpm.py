@@ -89,14 +89,15 @@ class Locked:
 def tpmenroll(
     est: Est,
     csr: x509.CertificateSigningRequest,
-    ek_chain: Sequence[x509.Certificate],
+    ek_chain: Sequence[bytes],
     ek_tpmt: bytes,
     key_tpmt: bytes,
 ) -> Locked:
     """A certificate with the names of `csr` for the key `key_tpmt`, if it is in the TPM of the EK.
 
-    `ek_chain`: the EK certificate first, then those above it. `ek_tpmt`, `key_tpmt`: TPMT_PUBLIC,
-    that is, without the size a TPM2B_PUBLIC begins with. Raises what Est.simpleenroll raises, and
+    `ek_chain`: the EK certificate first, then those above it, each in the very bytes that its
+    issuer signed, although some makers' are no strict DER. `ek_tpmt`, `key_tpmt`: TPMT_PUBLIC, that
+    is, without the size a TPM2B_PUBLIC begins with. Raises what Est.simpleenroll raises, and
     EstEkRefused, EstNoTpmEnroll.
     """
     doing = f"enroll at {est.url}"
@@ -205,7 +206,7 @@ class _SignedData:
     version: int
     digest_algorithms: asn1.SetOf[asn1.TLV]
     content: _Nothing
-    certificates: Annotated[list[x509.Certificate], asn1.Implicit(0)]
+    certificates: Annotated[list[asn1.TLV], asn1.Implicit(0)]
     signers: asn1.SetOf[asn1.TLV]
 
 
@@ -216,9 +217,10 @@ class _Signed:
     content: Annotated[_SignedData, asn1.Explicit(0)]
 
 
-def _certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
+def _certs_only(certificates: Sequence[bytes]) -> bytes:
     """RFC 5652, 5.1, but in this order: `cryptography` would sort them as DER sorts a SET, and the
     server takes the first for the EK's."""
     none: asn1.SetOf[asn1.TLV] = asn1.SetOf([])
-    data = _SignedData(1, none, _Nothing(DATA), list(certificates), none)
+    whole = [asn1.decode_der(asn1.TLV, each) for each in certificates]
+    data = _SignedData(1, none, _Nothing(DATA), whole, none)
     return asn1.encode_der(_Signed(SIGNED_DATA, data))

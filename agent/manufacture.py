@@ -157,7 +157,7 @@ def _attested(line: Line, csr: CertificateSigningRequest) -> enrol.Answer:
 
         genuine, tpm = line.genuine(), line.tpm
         ek_public, key = _kept(tpm, genuine.kind.handle), _kept(tpm, HANDLE)
-        chain = x509.shown(genuine.chain)
+        chain = genuine.encoded[:-1]  # all but the root
         locked = tpmenroll(server, csr, chain, ek_public.tpmt, key.tpmt)
         secret = tpm.activate(HANDLE, genuine.kind.handle, locked.credential, locked.secret)
         return [locked.unlock(secret)]

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
+from agent import x509_der
 from agent.errors import (
     CredentialRefused,
     CsrInvalid,
@@ -24,7 +25,7 @@ from agent.est import Est, Secret
 from agent.est_tpm import Locked, tpmenroll
 from agent.http import Https
 from agent.tpm import Public, Tpm
-from tests.lab import hostile, pki, swtpm
+from tests.lab import hostile, pki, shapes, swtpm
 from tests.lab import tpmenroll as lab
 from tests.lab.est import EstServer
 from tests.lab.hostile import Hostile, Way, whole
@@ -44,8 +45,8 @@ class Board:
     tpm: Tpm
     ek: Public
 
-    def certificate(self, index: int = EK_CERTIFICATE) -> x509.Certificate:
-        return x509.load_der_x509_certificate(self.tpm.nv_read(index) or b"")
+    def certificate(self, index: int = EK_CERTIFICATE) -> bytes:
+        return self.tpm.nv_read(index) or b""
 
     def key(self, kind: Kind, profile: Profile) -> int:
         """A new key of the shell scripts' manner, or of the TCG's."""
@@ -129,12 +130,12 @@ def test_a_challenge_that_another_key_must_answer_is_not_answered_here(
         board.tpm.activate(held, EK, locked.credential, locked.secret)
 
 
-def other_ek(ek: Public) -> tuple[bytes, x509.Certificate]:
+def other_ek(ek: Public) -> tuple[bytes, bytes]:
     """Another TPM's EK, from the same template: its TPMT_PUBLIC, and its certificate."""
     other = pki.new_key("rsa2048").public_key()
     assert isinstance(other, RSAPublicKey)
     modulus = other.public_numbers().n.to_bytes(256, "big")
-    return ek.tpmt[:-256] + modulus, pki.root("TPM maker").issue(other, "EK")
+    return ek.tpmt[:-256] + modulus, pki.der(pki.root("TPM maker").issue(other, "EK"))
 
 
 def test_a_challenge_that_another_tpm_must_answer_is_not_answered_here(
@@ -161,7 +162,7 @@ def test_an_ecc_ek_is_refused_by_the_server_in_words_that_help(
 ) -> None:
     with board.tpm.ek("EK-HIGH-ECC384") as ek:
         maker = board.certificate(EK_CERTIFICATE_ECC)
-        assert ek.public.key == maker.public_key()
+        assert ek.public.key == x509.load_der_x509_certificate(maker).public_key()
         with pytest.raises(EstEkRefused, match="the EK is not RSA") as caught:
             tpmenroll(at(globalsign), csr, [maker], ek.public.tpmt, board.ek.tpmt)
     assert "for an RSA key" in caught.value.remedy
@@ -185,7 +186,8 @@ EK_TPMT = bytes.fromhex("0001000b")  # as much as we look at
 
 
 def enroll(est: Est, csr: Csr, *chain: x509.Certificate) -> Locked:
-    return tpmenroll(est, csr, chain or [pki.root("EK").certificate], EK_TPMT, b"the key")
+    shown = [pki.der(each) for each in chain or [pki.root("EK").certificate]]
+    return tpmenroll(est, csr, shown, EK_TPMT, b"the key")
 
 
 FINE = lab.answer(lab.CREDENTIAL, lab.SECRET, b"envelope")
@@ -221,6 +223,18 @@ def test_the_ek_certificate_comes_first_however_der_would_sort_it(
             enroll(at(server.url), csr, *chain)
         der = lab.asked(server.requests[0].body)[1][1]
         assert pki.der(chain[0]) + pki.der(chain[1]) in der
+
+
+@pytest.mark.parametrize("shape", [shapes.nuvoton, shapes.intel, shapes.negative_serial])
+def test_makers_certificates_are_sent_as_they_came_though_they_be_no_strict_der(
+    at: At, tls: pki.Tls, csr: Csr, shape: Callable[[], shapes.Path3]
+) -> None:
+    """The signature is over these bytes; what is put right to be read would not verify."""
+    leaf, between, _ = shape()
+    assert x509_der.read(leaf).read.public_bytes(Encoding.DER) != leaf
+    with Hostile(tls, {"tpmenroll": whole(FINE)}) as server:
+        tpmenroll(at(server.url), csr, [leaf, *between], EK_TPMT, b"the key")
+    assert leaf + b"".join(between) in lab.asked(server.requests[0].body)[1][1]
 
 
 def test_a_csr_that_is_signed_wrongly_is_not_sent(at: At, tls: pki.Tls, csr: Csr) -> None:

@@ -64,7 +64,7 @@ def failure(
     at: At, tls: pki.Tls, way: Way, csr: Csr, *, ek: bytes = RSA_EK, credential: Any = None
 ) -> Any:
     """What enrolling ends with."""
-    chain = [pki.root("TPM maker").certificate]
+    chain = [pki.der(pki.root("TPM maker").certificate)]
     with Hostile(tls, {"tpmenroll": way}) as server, pytest.raises(AgentError) as caught:
         tpmenroll(at(server.url, credential), csr, chain, ek, b"the key")
     assert str(server.port) in str(caught.value) + caught.value.remedy
