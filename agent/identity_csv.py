@@ -69,16 +69,19 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def merge(files: Sequence[Path]) -> str:
-    """One table of all these exports, one or several in a file, one after the other. Raises
-    ExportInvalid with all that is wrong with any."""
+    """One table of all these exports, one or several in a file, one after the other; of a device
+    that is in one file twice, the last counts: the factory step was run again. Raises ExportInvalid
+    with all that is wrong with any."""
     problems: list[str] = []
-    found: list[tuple[str, Row]] = []
+    last: dict[tuple[Path, str], tuple[str, Row]] = {}
     for file in files:
         for where, export in _of(file, problems):
             try:
-                found.append((where, row(_checked(export))))
+                cells = row(_checked(export))
+                last[file, cells["ek_sha256"]] = (where, cells)
             except ValueError as e:
                 problems.append(f"{where}: {e}")
+    found = list(last.values())
     for column in ("registration_id", "ek_sha256", "azure_ek_sha256"):
         problems += _twice(found, column)
     if problems:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import config, config_factory, credentials, events, journal, store
-from agent.errors import AgentError, NoPermission, SecretUnreadable
+from agent.errors import AgentError, DiskFull, NoPermission, SecretUnreadable
 from agent.state import State, write_json
 
 if TYPE_CHECKING:
@@ -168,7 +168,9 @@ def _say(text: str) -> None:
     """What was asked for. A reader who has seen enough and is gone (`| head`) is no failure."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as e:
+        if not isinstance(e, BrokenPipeError):
+            raise DiskFull(f"cannot write the result: {e.strerror}", path="/dev/stdout") from e
         # Nor at the end, when what is left in the buffer is written.
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device)
             os.dup2(nowhere.fileno(), sys.stdout.fileno())

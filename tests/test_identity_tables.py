@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -78,7 +79,15 @@ def test_one_file_may_hold_all_that_a_line_has_made(tmp_path: Path) -> None:
     found = list(csv.DictReader(io.StringIO(merge([tmp_path / "line.json"]))))
     assert [each["registration_id"] for each in found] == ["a", "b", "c"]
 
-    (tmp_path / "line.json").write_text("\n".join([*lines, lines[1], "[]"]))
+    again = json.dumps({**exported("b", b"b"), "serial": "now it has one"})
+    (tmp_path / "line.json").write_text("\n".join([*lines, again]))
+    found = list(csv.DictReader(io.StringIO(merge([tmp_path / "line.json"]))))
+    assert {each["serial"] for each in found if each["registration_id"] == "b"} == {
+        "now it has one"
+    }
+    assert len(found) == 3
+
+    (tmp_path / "line.json").write_text("\n".join([*lines, json.dumps(exported("b", b"d")), "[]"]))
     with pytest.raises(ExportInvalid) as e:
         merge([tmp_path / "line.json"])
     where = tmp_path / "line.json"
@@ -98,14 +107,14 @@ def test_a_device_that_is_there_twice_is_refused_and_no_half_table_comes_out(
 ) -> None:
     paths = files(tmp_path, exported("a"), exported("b", b"EK"), exported("B", b"EK2"))
     done = subprocess.run(
-        [AGENT, "identity", "--merge", *paths, paths[0]],
+        [AGENT, "identity", "--merge", *paths, shutil.copy(paths[0], tmp_path / "copy.json")],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stdout) == (78, "")
     assert f"{paths[2]}: has the same registration_id as {paths[1]}: b" in done.stderr
-    assert f"{paths[0]}: has the same ek_sha256 as {paths[0]}: 9232c2fa" in done.stderr
+    assert f"copy.json: has the same ek_sha256 as {paths[0]}: 9232c2fa" in done.stderr
     assert "[export-invalid]" in done.stderr
 
 

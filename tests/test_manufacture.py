@@ -134,9 +134,23 @@ def test_what_is_shown_on_stdout_is_what_identity_tells_and_merge_takes(
         told = json.loads(device.agent("identity", "--json").stdout)
         assert told["idevid"] == json.loads(made.stdout)["idevid"]
         assert told["endorsement_key"] == json.loads(made.stdout)["endorsement_key"]
-    merged = device.agent("identity", "--merge", *map(str, files))
-    assert merged.returncode == 0, merged.stderr
-    assert len(list(csv.DictReader(io.StringIO(merged.stdout)))) == 2
+    again = tmp_path / "both.jsonl"
+    again.write_text("".join(file.read_text() for file in [*files, files[0]]))
+    for exports in (files, [again]):
+        merged = device.agent("identity", "--merge", *map(str, exports))
+        assert merged.returncode == 0, merged.stderr
+        assert len(list(csv.DictReader(io.StringIO(merged.stdout)))) == 2
+
+
+def test_a_result_that_cannot_be_written_is_a_failure(make_device: MakeDevice) -> None:
+    line = Line(make_device(board=VIRGIN), "ca")
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            line.command(), env=line.board.environment(), stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 75
+    assert "cannot write the result: No space left on device [disk-full]" in done.stderr
 
 
 # --- a CA that is out of reach ---
