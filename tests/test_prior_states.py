@@ -35,7 +35,8 @@ def test_what_others_left_is_adopted_side_stepped_or_refused_and_always_kept(
     line = then = boot = ""
     if prior.line:
         board = prepared(make_device(board=prior.blank, id=device_id, issued_by="static"), prior)
-        line = seen(board, prior, Line(board, "ca", **prior.idevid).run, prior.line)
+        file = {"certificate": str(board.state / "idevid.pem")} if prior.file else {}
+        line = seen(board, prior, Line(board, "ca", **prior.idevid, **file).run, prior.line)
         if prior.then:
             then = seen(board, prior, lambda: board.agent("provision"), prior.then)
     if prior.boot:

@@ -21,7 +21,8 @@ class Prior:
     `line`: of `manufacture`, on `blank`; `then`: of a first boot after that; `boot`: of a first
     boot of `board`, whose IDevID the shell scripts made. `passwords`: those that are set; `given`:
     those that we are told, as credentials. `replaced`: what was ours. `made`: what a first boot has
-    made before it comes to what it refuses.
+    made before it comes to what it refuses. `file`: the line keeps a certificate without room in
+    the TPM in a file.
     """
 
     makers: tuple[s.Maker, ...]
@@ -36,6 +37,7 @@ class Prior:
     replaced: frozenset[int] = frozenset()
     made: frozenset[int] = frozenset()
     issued_by: str = "static"
+    file: bool = False
 
 
 def srk(maker: s.Maker) -> Prior:
@@ -145,7 +147,7 @@ PRIORS = {
     ),
     "IDevID certificate of another key": Prior(
         makers=(s.idevid_for_another_key,),
-        line="refused: idevid-mismatch",
+        line="refused: idevid-key-other",
         boot="refused: idevid-mismatch",
         blank=SEEDED,
         idevid={"profile": "tcg", "key": "rsa2048"},
@@ -206,9 +208,14 @@ PRIORS = {
     ),
     # no room
     "no free persistent slot": never("tpm-full", s.no_persistent_slot),
-    "NV full": Prior(makers=(s.nv_full,), line=FULL, then="untouched", boot="untouched"),
+    "NV full": Prior(
+        makers=(s.nv_full,), line=FULL, then="untouched", boot="untouched", file=True
+    ),
+    "NV full, and no file": Prior(
+        makers=(s.nv_full,), line="refused: nv-full", made=frozenset({0x81020000})
+    ),
     "NV without room for a certificate": Prior(
-        makers=(s.nv_without_room_for_a_certificate,), line=FULL, then="untouched"
+        makers=(s.nv_without_room_for_a_certificate,), line=FULL, then="untouched", file=True
     ),
     "transient slots full": never("tpm-full", s.no_transient_slot),
     "session slots full": never("tpm-full", s.no_session_slot),
