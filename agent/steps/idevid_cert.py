@@ -31,8 +31,8 @@ def idevid_cert(
 
     def done() -> str | None:
         old, there = before(), idevid.stored(tpm, conf.certificate)
-        if there is None or there[0] == old:
-            return None
+        if there is None or there[0] in (old, _kept(state.idevid_issued)):
+            return None  # the latter: stored, and the run was cut off just then
         leaf = idevid.chain(tpm, conf.trust, conf.certificate)[0]
         _same_board(leaf, who())
         notes = x509_idevid.shortcomings(leaf, who())
@@ -90,7 +90,7 @@ def _left(tpm: Tpm, conf: Idevid, who: Who, file: Path, old: bytes | None) -> Ce
     """The certificate that an earlier run got and could not store, if it is what this run would
     get; not the one that a new one is wanted for."""
     found = x509.kept(store.read(file))
-    if not found or found[0].public_bytes(Encoding.DER) == old:
+    if not found or _kept(file) == old:
         return None
     try:
         _check(found, request(tpm, who), conf, [])
@@ -98,6 +98,11 @@ def _left(tpm: Tpm, conf: Idevid, who: Who, file: Path, old: bytes | None) -> Ce
         log.debug("'%s' is not used: %s", file, e)
         return None
     return found[0]
+
+
+def _kept(file: Path) -> bytes | None:
+    found = x509.kept(store.read(file))
+    return found[0].public_bytes(Encoding.DER) if found else None
 
 
 def _enrolled(tpm: Tpm, conf: Idevid, who: Who, issue: Issue, state: State) -> Certificate:
