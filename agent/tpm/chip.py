@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from tpm2_pytss import TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPM2_HC, TPM2_PT, TPM2_SU
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2_PT, TPM2_SU
 
 from agent.errors import DiskFull, NoPermission, PathUnusable, TpmUnavailable
 from agent.tpm.esys import RC_INITIALIZE, Esys, speaking
@@ -89,17 +89,27 @@ class Chip:
         return context
 
     def _clean_up(self, ledger: Path) -> None:
-        """No fsync: a power cut empties the slots by itself, and what is there then is others'."""
-        loaded, resets = self.loaded(), self._resets()
+        """No fsync: a power cut empties the slots by itself, and what is there then is others'; as
+        it is in another TPM, where the disk goes from board to board."""
+        loaded, here = self.loaded(), {"tpm": self._likeness(), "resets": self._resets()}
         try:
             with _told(ledger):
                 kept = json.loads(ledger.read_text()) if ledger.exists() else {}
-            before = set(kept["loaded"]) if kept["resets"] == resets else loaded
+            ours = all(kept[what] == now for what, now in here.items())
+            before = set(kept["loaded"]) if ours else loaded
         except (ValueError, KeyError, TypeError):  # none, or cut off before anything was loaded
             before = loaded
         self.flush(sorted(loaded - before))
         with _told(ledger):
-            ledger.write_text(json.dumps({"resets": resets, "loaded": sorted(loaded & before)}))
+            ledger.write_text(json.dumps({**here, "loaded": sorted(loaded & before)}))
+
+    def _likeness(self) -> str:
+        """What no other TPM answers, nor this one after a clear: the ticket for a hash is an HMAC
+        with the proof of the hierarchy, which is random (TPM 2.0 Library, part 2, 10.7.6; part 3,
+        15.4). That takes no key, no slot, no password, no hierarchy switched on."""
+        with speaking("tell this TPM from others"):
+            _, ticket = self.esys.hash(b"tpm2cloud", TPM2_ALG.SHA256, hierarchy=ESYS_TR.OWNER)
+        return bytes(ticket.digest).hex()
 
     def _resets(self) -> int:
         """How often the TPM was reset, ever (TPM 2.0 Library, part 1, 36.5)."""
