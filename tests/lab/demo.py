@@ -1,4 +1,5 @@
-"""`tests/demo`: one device's first boot, step by step, and a second boot that has nothing to do."""
+"""`tests/demo`: one board at the factory, its first boot, step by step, and a second boot that has
+nothing to do."""
 
 import argparse
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Never
 
 from tests.lab.device import Device, Wish
+from tests.lab.factory import Board
+from tests.lab.line import Line
 from tests.lab.world import World
 
 
@@ -24,7 +27,7 @@ def main() -> int:
         os.environ["TMPDIR"] = scratch  # swtpm_setup, when interrupted, leaves its files
         directory = Path(scratch) if args.keep is None else args.keep
         with world(directory / "world") as lab, device(lab, directory / "device", args) as board:
-            return show(board)
+            return show(board, args)
 
 
 def parse() -> argparse.Namespace:
@@ -32,6 +35,9 @@ def parse() -> argparse.Namespace:
     options.add_argument("--key", choices=["ecc256", "rsa2048"], default="ecc256")
     options.add_argument("--auth", choices=["mtls", "basic", "secret"], default="mtls")
     options.add_argument("--issued-by", choices=["est", "static"], default="est")
+    makers = ["tcg", "ek-child", "scripts"]
+    help = "what the factory makes the IDevID by; scripts: tpm2-tools, as the shell scripts do"
+    options.add_argument("--factory", choices=makers, default="tcg", help=help)
     options.add_argument("--keep", type=Path, metavar="DIR", help="a new directory, left behind")
     args = options.parse_args()
     if args.keep is not None:
@@ -71,17 +77,39 @@ def world(directory: Path) -> Iterator[World]:
 
 @contextmanager
 def device(lab: World, directory: Path, args: argparse.Namespace) -> Iterator[Device]:
-    print(
-        "\nThe device: swtpm with an EK certificate; IDevID by tpm2-tools, as the scripts make it"
-    )
-    with timed("  manufactured"):
-        wish = Wish(id="demo-4711", key=args.key, auth=args.auth, issued_by=args.issued_by)
+    virgin = args.factory != "scripts"
+    has = "nothing else" if virgin else "an IDevID by tpm2-tools, as the scripts make it"
+    print(f"\nThe device: swtpm with an EK certificate, and {has}")
+    with timed("  made"):
+        wish = Wish(
+            id="demo-4711",
+            key=args.key,
+            auth=args.auth,
+            issued_by=args.issued_by,
+            board=Board(virgin=virgin),
+        )
         made = Device(lab, directory, wish)
     with made:
         yield made
 
 
-def show(board: Device) -> int:
+def manufacture(board: Device, profile: str) -> int:
+    """The certificate comes from GlobalSign's EST server, for this very TPM."""
+    line = Line(board, "est-tpm", profile=profile)
+    print(f"\nIts factory's configuration, {line.config}:\n")
+    print(line.config.read_text())
+    print("At the factory: tpm2cloud manufacture\n", flush=True)
+    done = subprocess.run(
+        line.command(), env=board.environment(), stdout=subprocess.PIPE, text=True, check=False
+    )
+    if not done.returncode:
+        print(f"\nWhat the back office gets, {len(done.stdout)} bytes: {done.stdout[:60]} ...\n")
+    return done.returncode
+
+
+def show(board: Device, args: argparse.Namespace) -> int:
+    if args.factory != "scripts" and manufacture(board, args.factory):
+        return 1
     print(f"\nIts configuration, {board.config}:\n")
     print(board.config.read_text())
     print("First boot: tpm2cloud provision\n")
