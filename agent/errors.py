@@ -282,12 +282,14 @@ class TpmAuth(TpmError):
 
 
 class NvLocked(TpmError):
-    """An NV index of the TPM may be read by nobody but the platform."""
+    """An NV index of the TPM may be read only with its password, or by the platform."""
 
     code = "nv-locked"
     remedy = (
-        "The factory must define {index} as readable by others too: ownerread|authread|no_da. "
-        "Until then, let the firmware leave the platform hierarchy without a password"
+        "Find out whose it is: tpm2_nvreadpublic {index}. If the factory's, it must be readable by "
+        "others too: ownerread|authread|no_da; until then, let the firmware leave the platform "
+        "hierarchy without a password. If nobody needs it: tpm2_nvundefine -C o {index} (-C p, if "
+        "platformcreate is among its attributes)"
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from agent.errors import (
     NvFull,
+    NvLocked,
     NvOccupied,
     PlatformLocked,
     TpmAuth,
@@ -77,6 +78,47 @@ def test_what_a_power_cut_interrupted_is_finished(tpm: Tpm, tools: Tools, writte
     assert tpm.nv_read(INDEX) == DATA
 
 
+@pytest.mark.parametrize("hierarchy", ["platform", "owner"])
+@pytest.mark.parametrize("wanted", [PLATFORM, OWNER])
+def test_what_was_defined_and_never_written_gives_way(
+    tpm: Tpm, tools: Tools, hierarchy: Definer, wanted: str
+) -> None:
+    """A run was cut off, and what it wanted to write is gone with its disk."""
+    define(tools, 64, wanted)
+    found = tpm.nv_public(INDEX)
+    assert found is not None
+    assert found.blank
+    tpm.nv_store(INDEX, DATA, hierarchy)
+    assert tpm.nv_read(INDEX) == DATA
+    found = tpm.nv_public(INDEX)
+    assert found is not None
+    assert (found.definer, found.ours, found.blank) == (hierarchy, True, False)
+
+
+@pytest.mark.parametrize("more", ["write_stclear", "policyread", "nt=counter"])
+def test_others_may_define_first_and_write_later(tpm: Tpm, tools: Tools, more: str) -> None:
+    define(tools, 8, f"{OWNER}|{more}")
+    before = attributes(tools)
+    with pytest.raises(NvOccupied):
+        tpm.nv_store(INDEX, DATA, "owner")
+    assert attributes(tools) == before
+
+
+def test_a_certificate_that_was_cut_off_is_said_to_be(tpm: Tpm, tools: Tools) -> None:
+    """It may be that of an interrupted run, of which nothing is left on the disk; or not."""
+    whole = b"\x30\x82" + (1536 - 4).to_bytes(2, "big") + DATA[4:]
+    tpm.nv_store(INDEX, whole, "platform")
+    with pytest.raises(NvOccupied, match=r"already$"):
+        tpm.nv_store(INDEX, DATA, "platform")
+    tpm.nv_undefine(INDEX)
+    define(tools, 1536)
+    tools("nvwrite", hex(INDEX), "-C", "p", "-i", "-", stdin=whole[:1000])
+    before = tpm.nv_read(INDEX)
+    with pytest.raises(NvOccupied, match="a certificate that was cut off"):
+        tpm.nv_store(INDEX, DATA, "platform")
+    assert tpm.nv_read(INDEX) == before
+
+
 def test_what_somebody_else_began_to_write_is_theirs(tpm: Tpm, tools: Tools) -> None:
     define(tools, 1536)
     tools("nvwrite", hex(INDEX), "-C", "p", "-i", "-", stdin=b"theirs")
@@ -117,6 +159,66 @@ def test_with_the_platform_password_it_is_as_ever(tpm: Tpm, tools: Tools) -> Non
         assert not guessing.platform_open()
         with pytest.raises(PlatformLocked):
             guessing.nv_store(INDEX, DATA, "platform")
+    assert tpm.budget().lockout_counter == 0
+
+
+def foreign(tools: Tools, wanted: str, by: str, *, written: bool = True) -> None:
+    """Somebody's index, with a password."""
+    password = ("-p", "secret")
+    tools("nvdefine", hex(INDEX), "-C", by, "-s", "8", "-a", wanted, *password)
+    if written:
+        auth = ("-C", hex(INDEX), "-P", "secret")
+        tools("nvwrite", hex(INDEX), *auth, "-i", "-", stdin=b"whatever")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "by", "who"),
+    [
+        ("authread|authwrite", "o", "only who knows its password may"),
+        ("authread|authwrite|no_da", "o", "only who knows its password may"),
+        ("authread|authwrite|ppread", "o", "its password or the platform hierarchy"),
+        ("authread|authwrite|ppread|platformcreate", "p", "its password or the platform hierarchy"),
+        ("policyread|authwrite", "o", "only whom its policy allows may"),
+    ],
+)
+def test_a_password_is_never_guessed_where_an_error_counts(
+    tpm: Tpm, tools: Tools, wanted: str, by: str, who: str
+) -> None:
+    """Three runs of ours would lock this TPM."""
+    foreign(tools, wanted, by)
+    tools("changeauth", "-c", "p", "secret")
+    for _ in range(4):
+        with pytest.raises(NvLocked, match=f"cannot read NV 0x1c90000: .*{who}") as e:
+            tpm.nv_read(INDEX)
+    assert "tpm2_nvundefine -C o 0x1c90000" in e.value.remedy
+    with pytest.raises(NvOccupied):
+        tpm.nv_store(INDEX, DATA, "owner")
+    budget = tpm.budget()
+    assert (budget.lockout_counter, budget.in_lockout) == (0, False)
+
+
+@pytest.mark.parametrize("also", ["ownerread", "ppread", "ownerread|no_da", "ppread|no_da"])
+def test_where_a_hierarchy_may_read_it_too_nobody_asks_for_the_password(
+    tpm: Tpm, tools: Tools, also: str
+) -> None:
+    foreign(tools, f"authread|authwrite|{also}", "o")
+    assert tpm.nv_read(INDEX) == b"whatever"
+    tools("changeauth", "-c", "o", "secret")
+    with Tpm(tpm.tcti, {"owner": b"secret"}) as knowing:
+        assert knowing.nv_read(INDEX) == b"whatever"
+    assert tpm.budget().lockout_counter == 0
+
+
+def test_an_owners_password_that_we_are_not_told_is_named(tpm: Tpm, tools: Tools) -> None:
+    foreign(tools, "authread|authwrite|ownerread", "o")
+    tools("changeauth", "-c", "o", "secret")
+    with pytest.raises(TpmAuth, match="read NV 0x1c90000"):
+        tpm.nv_read(INDEX)
+
+
+def test_what_was_never_written_is_none_whoever_may_read_it(tpm: Tpm, tools: Tools) -> None:
+    foreign(tools, "authread|authwrite", "o", written=False)
+    assert tpm.nv_read(INDEX) is None
     assert tpm.budget().lockout_counter == 0
 
 

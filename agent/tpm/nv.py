@@ -1,5 +1,6 @@
 """NV indices: certificates that stay in the TPM when the disk does not."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from tpm2_pytss.utils import NoSuchIndex
 
 from agent.errors import NvFull, NvLocked, NvOccupied, PlatformLocked, TpmError
 from agent.tpm.chip import HIERARCHIES, Chip
-from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, RC_NV_UNINITIALIZED, speaking
+from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, speaking
 
 Definer = Literal["platform", "owner"]
 # TPMA_NV (TPM 2.0 Library, part 2, 13.4). Readable by all without a password, and no_da, so that
@@ -34,18 +35,42 @@ class NvPublic:
     size: int
     attributes: int
 
+    def may(self, wanted: int) -> bool:
+        """Has it all of these attributes?"""
+        return self.attributes & int(wanted) == int(wanted)
+
     @property
     def platform(self) -> bool:
         """The platform hierarchy defined it, and no other can undefine it."""
-        return bool(self.attributes & int(TPMA_NV.PLATFORMCREATE))
+        return self.may(TPMA_NV.PLATFORMCREATE)
 
     @property
     def written(self) -> bool:
-        return bool(self.attributes & int(TPMA_NV.WRITTEN))
+        return self.may(TPMA_NV.WRITTEN)
+
+    @property
+    def readers(self) -> list[str]:
+        """Who may read it, but for the owner, in words."""
+        words = {
+            TPMA_NV.AUTHREAD: "who knows its password",
+            TPMA_NV.PPREAD: "the platform hierarchy, which the firmware has locked,",
+        }
+        return [word for bit, word in words.items() if self.may(bit)] or ["whom its policy allows"]
 
     @property
     def definer(self) -> Definer:
         return "platform" if self.platform else "owner"
+
+    @property
+    def ours(self) -> bool:
+        """To the attribute what nv_store defines."""
+        return self.attributes & ~int(TPMA_NV.WRITTEN) == ATTRIBUTES[self.definer]
+
+    @property
+    def blank(self) -> bool:
+        """What a power cut leaves between definition and the first write: it holds nothing, and
+        nv_store takes its place."""
+        return self.ours and not self.written
 
 
 class Nv(Chip):
@@ -67,16 +92,15 @@ class Nv(Chip):
 
     def nv_read(self, index: int) -> bytes | None:
         """The whole of an NV index (its size is fixed when it is defined), or None if it is not
-        there or was never written."""
+        there or was never written. Raises NvLocked if nobody may read it whose password we have, or
+        may try: no try is ever counted as an attack."""
         with speaking(f"read NV {index:#x}"):
             if (nv := self._nv_found(index)) is None:
                 return None
             try:
-                return self._nv_read(nv)
-            except TSS2_Exception as e:
-                if e.rc == RC_NV_UNINITIALIZED:
-                    return None
-                raise
+                area, _ = self.esys.nv_read_public(nv)
+                found = NvPublic(int(area.nvPublic.dataSize), int(area.nvPublic.attributes))
+                return self._nv_read(index, nv, found) if found.written else None
             finally:
                 self.esys.tr_close(nv)
 
@@ -84,16 +108,19 @@ class Nv(Chip):
         """Define an index of exactly the size of `data`, write it and read it back.
 
         Raises NvOccupied if something else is there (what we were interrupted at writing, the same
-        data, is finished), NvFull, and PlatformLocked if the platform hierarchy has another
-        password than ours, or is disabled. What goes wrong leaves no index behind.
+        data, is finished; and what is `blank` gives way), NvFull, and PlatformLocked if the
+        platform hierarchy has another password than ours, or is disabled. What goes wrong leaves no
+        index behind.
         """
         found = self.nv_public(index)
+        if found is not None and found.blank:
+            self.nv_undefine(index)
+            found = None
         if found is None:
             self._nv_define(index, len(data), hierarchy)
         elif not self._interrupted(index, found, data, hierarchy):
             raise NvOccupied(
-                f"cannot define NV {index:#x}: {found.size} bytes are defined there already",
-                index=hex(index),
+                f"cannot define NV {index:#x}: {self._occupation(index, found)}", index=hex(index)
             )
         try:
             self._nv_write(index, data, hierarchy)
@@ -113,16 +140,19 @@ class Nv(Chip):
             self.esys.nv_undefine_space(nv, auth_handle=HIERARCHIES[found.definer])
 
     def _interrupted(self, index: int, found: NvPublic, data: bytes, hierarchy: Definer) -> bool:
-        """Is this what a power cut leaves of writing `data`? Ours to the attribute, of the same
-        size, and at most the end of it not written."""
-        ours = found.attributes & ~int(TPMA_NV.WRITTEN) == ATTRIBUTES[hierarchy]
-        if not ours or found.size != len(data):
+        """Is this what a power cut leaves of writing `data`? Ours, by the same hierarchy, of the
+        same size, and at most the end of it not written."""
+        if not found.ours or (found.definer, found.size) != (hierarchy, len(data)):
             return False
-        held = self.nv_read(index)
-        if held is None:
-            return True
+        held = self.nv_read(index) or b""
         done = next((i for i, byte in enumerate(held) if byte != data[i]), len(data))
         return done > 0 and len(set(held[done:])) <= 1
+
+    def _occupation(self, index: int, found: NvPublic) -> str:
+        what = f"{found.size} bytes are defined there already"
+        if found.ours and _cut_off(self.nv_read(index) or b""):
+            return f"{what}, a certificate that was cut off while somebody wrote it"
+        return what
 
     def _nv_define(self, index: int, size: int, hierarchy: Definer) -> None:
         public = TPMS_NV_PUBLIC(
@@ -159,32 +189,48 @@ class Nv(Chip):
                 return None
             raise
 
-    def _nv_read(self, nv: Any) -> bytes:
-        area, _ = self.esys.nv_read_public(nv)
-        attributes, size = area.nvPublic.attributes, int(area.nvPublic.dataSize)
-        auth, chunk = self._reader(nv, attributes), self._nv_chunk()
-        try:
-            parts = [
-                bytes(self.esys.nv_read(nv, min(chunk, size - at), at, auth_handle=auth))
-                for at in range(0, size, chunk)
-            ]
-        except TSS2_Exception as e:
-            if auth != ESYS_TR.PLATFORM or e.rc not in RC_AUTH:
-                raise
-            index = hex(area.nvPublic.nvIndex)
-            why = "only the platform hierarchy may, and the firmware has locked that"
-            raise NvLocked(f"cannot read NV {index}: {why} ({e.rc:#x})", index=index) from e
-        return b"".join(parts)
+    def _nv_read(self, index: int, nv: Any, found: NvPublic) -> bytes:
+        """On the first authority that will do. Raises what the owner's is refused with, whose
+        password we may be told; else NvLocked."""
+        refusals: dict[Any, TSS2_Exception] = {}
+        for reader in self._readers(nv, found):
+            try:
+                return self._nv_read_by(reader, nv, found.size)
+            except TSS2_Exception as e:
+                if e.rc not in RC_AUTH:
+                    raise
+                refusals[reader] = e
+        if ESYS_TR.OWNER in refusals:
+            raise refusals[ESYS_TR.OWNER]
+        why = f"only {' or '.join(found.readers)} may"
+        raise NvLocked(f"cannot read NV {index:#x}: {why}", index=hex(index))
 
-    def _reader(self, nv: Any, attributes: Any) -> Any:
-        """On whose authority an index is read: its own where that is free for all, and does not
-        count as an attack if it is not; else the owner's, whose password not every reader has."""
-        free = attributes & TPMA_NV.AUTHREAD and attributes & TPMA_NV.NO_DA
-        if attributes & TPMA_NV.OWNERREAD and not (free and "owner" not in self._auths):
-            return ESYS_TR.OWNER
-        return nv if attributes & TPMA_NV.AUTHREAD else ESYS_TR.PLATFORM
+    def _nv_read_by(self, reader: Any, nv: Any, size: int) -> bytes:
+        chunk = self._nv_chunk()
+        parts = (
+            self.esys.nv_read(nv, min(chunk, size - at), at, auth_handle=reader)
+            for at in range(0, size, chunk)
+        )
+        return b"".join(map(bytes, parts))
+
+    def _readers(self, nv: Any, found: NvPublic) -> Iterator[Any]:
+        """On whose authority an index may be read. On its own, that is, by a password, which should
+        be empty, only if an error does not count as an attack: some runs of ours would lock the
+        TPM. Those of owner and platform never count (part 1, 19.8.2)."""
+        if found.may(TPMA_NV.AUTHREAD | TPMA_NV.NO_DA):
+            yield nv
+        if found.may(TPMA_NV.OWNERREAD):
+            yield ESYS_TR.OWNER
+        if found.may(TPMA_NV.PPREAD):
+            yield ESYS_TR.PLATFORM
 
     def _nv_or_raise(self, index: int) -> bytes:
         if (data := self.nv_read(index)) is None:
             raise NoSuchIndex(index)
         return data
+
+
+def _cut_off(data: bytes) -> bool:
+    """DER that should fill its index to the end (X.690, 8.1.3.5), where there is only filler."""
+    size = int.from_bytes(data[2:4], "big") if data[:2] == b"\x30\x82" else None
+    return size == len(data) - 4 and len(set(data[-4:])) == 1
