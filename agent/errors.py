@@ -265,7 +265,7 @@ class TpmUnavailable(TpmError):
 
 
 class TpmLockout(TpmError):
-    """The TPM is in dictionary-attack lockout, after too many wrong passwords."""
+    """The TPM is in dictionary-attack lockout after wrong passwords, or one short of it."""
 
     code, status = "tpm-lockout", os.EX_TEMPFAIL  # it expires by itself
     remedy = "Let it expire (it is tried again), or: tpm2_dictionarylockout --clear-lockout"

@@ -72,7 +72,7 @@ def _ca(conf: config.Ldevid) -> config.LdevidCa:
 
 
 def _request(tpm: Tpm, cn: str) -> CertificateSigningRequest:
-    with tpm.private_key(ldevid_key.HANDLE) as private:
+    with tpm.private_key(ldevid_key.HANDLE, known=True) as private:  # its blobs are here
         return x509_issued.request(private, cn)
 
 

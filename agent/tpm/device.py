@@ -29,7 +29,8 @@ class Tpm(Inventory):
 
         RSA: RSASSA (PKCS #1 v1.5), or RSAPSS with a salt as long as the digest; big-endian, of the
         modulus' size. ECC: ECDSA, DER (RFC 3279, 2.2.3); TCG's IDevID takes "sha256" only. The
-        password of the key is empty; one of TCG's is used by its policy.
+        password of the key is empty; one of TCG's is used by its policy. Raises HandleOccupied for
+        one that `locks`.
         """
         with (
             speaking(f"sign with {handle:#x}"),
@@ -43,11 +44,17 @@ class Tpm(Inventory):
             return bytes(self.esys.sign(key, digest, scheme, session1=session))
 
     @contextlib.contextmanager
-    def private_key(self, handle: int) -> Iterator[CertificateIssuerPrivateKeyTypes]:
-        """The key at `handle`, as `cryptography` wants one to sign a CSR: for one signature."""
+    def private_key(
+        self, handle: int, *, known: bool = False
+    ) -> Iterator[CertificateIssuerPrivateKeyTypes]:
+        """The key at `handle`, as `cryptography` wants one to sign a CSR: for one signature.
+
+        `known`: whoever made it has left its password empty; without that, raises HandleOccupied
+        for one that `locks`.
+        """
         with (
             speaking(f"sign with {handle:#x}"),
-            self._using(handle) as (key, public),
+            self._using(handle, known=known) as (key, public),
             self._as_user(public) as session,
         ):
             ecc = isinstance(public.key, EllipticCurvePublicKey)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpm2_pytss import TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_SESSION
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_PT, TPM2_SE, TPMA_SESSION
 from tpm2_pytss.types import (
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
@@ -15,7 +15,7 @@ from tpm2_pytss.types import (
     TPMT_SYM_DEF,
 )
 
-from agent.errors import HandleOccupied
+from agent.errors import HandleOccupied, TpmLockout
 from agent.tpm import policies, templates
 from agent.tpm.chip import HIERARCHIES
 from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, speaking
@@ -72,7 +72,7 @@ class Keys(Nv):
     ) -> tuple[bytes, bytes]:
         with (
             speaking(f"make {what} below {parent:#x}"),
-            self._at(parent) as under,
+            self._below(parent) as under,
             self._encrypted(under) as session,
         ):
             private, public, *_ = self.esys.create(under, secret, template, session1=session)
@@ -83,7 +83,7 @@ class Keys(Nv):
         """The key of these two blobs, in a transient slot."""
         area, _ = TPM2B_PUBLIC.unmarshal(public)
         wrapped, _ = TPM2B_PRIVATE.unmarshal(private)
-        with speaking(f"load a key below {parent:#x}"), self._at(parent) as under:
+        with speaking(f"load a key below {parent:#x}"), self._below(parent) as under:
             loaded = self.esys.load(under, wrapped, area)
             with self._flushed(loaded):
                 yield Transient(loaded, parse(area))
@@ -127,14 +127,38 @@ class Keys(Nv):
             self.esys.tr_close(found)
 
     @contextlib.contextmanager
-    def _using(self, thing: int | Transient) -> Iterator[tuple[Any, Public]]:
-        """The ESYS_TR of a key, and what it is."""
+    def _using(
+        self, thing: int | Transient, *, known: bool = False
+    ) -> Iterator[tuple[Any, Public]]:
+        """The ESYS_TR of a key, and what it is. One that `locks` is not touched, unless it is
+        `known` to have an empty password: each run would cost a try. Raises HandleOccupied."""
         with self._at(thing) as key:
-            if isinstance(thing, Transient):
+            if isinstance(thing, Transient):  # made by us just now
                 yield key, thing.public
-            else:
-                area, _, _ = self.esys.read_public(key)
-                yield key, parse(area)
+                return
+            public = parse(self.esys.read_public(key)[0])
+            if public.locks and not known:
+                raise HandleOccupied(
+                    f"cannot use the key at {thing:#x}: only who knows its password may, and wrong "
+                    "ones lock the TPM",
+                    handle=hex(thing),
+                )
+            yield key, public
+
+    @contextlib.contextmanager
+    def _below(self, parent: int) -> Iterator[Any]:
+        """The ESYS_TR of a storage key, to be used with its empty password. Others' may have
+        another one, and nothing tells: so where an error counts as an attack, the last try before a
+        lockout is never ours. Raises TpmLockout."""
+        with self._using(parent, known=True) as (key, public):
+            if public.locks and self._tries_left() == 1:
+                why = "its password may be another than the empty one, and one more error locks it"
+                raise TpmLockout(f"cannot use the TPM's key at {parent:#x}: {why}")
+            yield key
+
+    def _tries_left(self) -> int:
+        """Wrong passwords until lockout."""
+        return self._property(TPM2_PT.MAX_AUTH_FAIL) - self._property(TPM2_PT.LOCKOUT_COUNTER)
 
     @contextlib.contextmanager
     def _flushed(self, transient: Any) -> Iterator[None]:

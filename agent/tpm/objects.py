@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from tpm2_pytss.constants import TPM2_ALG, TPMA_OBJECT
 from tpm2_pytss.types import TPM2B_PUBLIC
 
+from agent.tpm import policies
 from agent.tpm.templates import MARK
 
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
@@ -71,6 +72,12 @@ class Public:
         """Its password is protected against dictionary attacks: not usable in a lockout, and a
         power cut after its use counts as a wrong password (part 1, 19.8.6)."""
         return not self._has(TPMA_OBJECT.NODA)
+
+    @property
+    def locks(self) -> bool:
+        """Some wrong passwords for it lock the TPM, and it has no policy that we know: nobody but
+        who made it may use it, for whether its password is empty cannot be seen."""
+        return self.counts_attacks and self.policy not in policies.KNOWN
 
     @property
     def bound(self) -> bool:
