@@ -53,7 +53,7 @@ class NvPublic:
         """Who may read it, but for the owner, in words."""
         words = {
             TPMA_NV.AUTHREAD: "who knows its password",
-            TPMA_NV.PPREAD: "the platform hierarchy, which the firmware has locked,",
+            TPMA_NV.PPREAD: "the platform hierarchy",
         }
         return [word for bit, word in words.items() if self.may(bit)] or ["whom its policy allows"]
 
@@ -202,7 +202,8 @@ class Nv(Chip):
                 refusals[reader] = e
         if ESYS_TR.OWNER in refusals:
             raise refusals[ESYS_TR.OWNER]
-        why = f"only {' or '.join(found.readers)} may"
+        locked = ", and the firmware has locked that" if found.may(TPMA_NV.PPREAD) else ""
+        why = f"only {' or '.join(found.readers)} may{locked}"
         raise NvLocked(f"cannot read NV {index:#x}: {why}", index=hex(index))
 
     def _nv_read_by(self, reader: Any, nv: Any, size: int) -> bytes:
