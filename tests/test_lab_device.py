@@ -131,11 +131,13 @@ def test_nothing_is_left_when_whoever_made_the_lab_is_killed(tmp_path: Path) -> 
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=process.TOP) as maker:
-        assert maker.stdout is not None
-        assert maker.stdout.readline() == "up\n"
-        started = children_of(maker.pid)
-        assert len(started) == 5  # two EST servers, nginx, provisioning service, TPM
-        os.kill(maker.pid, signal.SIGKILL)
+        try:
+            assert maker.stdout is not None
+            assert maker.stdout.readline() == "up\n"
+            started = children_of(maker.pid)
+        finally:
+            os.kill(maker.pid, signal.SIGKILL)
+    assert len(started) == 6  # three EST servers, nginx, provisioning service, TPM
     until = time.monotonic() + 10
     while any(alive(pid) for pid in started):
         assert time.monotonic() < until

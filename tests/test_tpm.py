@@ -91,3 +91,10 @@ def test_no_tpm_says_what_to_do() -> None:
 def test_a_wrong_tcti_is_no_tpm() -> None:
     with Tpm("no-such-tcti:x") as tpm, pytest.raises(TpmUnavailable):
         tpm.wait(0)
+
+
+def test_what_somebody_else_has_thrown_out_meanwhile_is_no_failure(tpm: Tpm, tcti: str) -> None:
+    """Without a resource manager all users share the slots."""
+    with tpm.srk("ecc256"), Tpm(tcti) as other:
+        other.flush(sorted(other.loaded()))
+    assert tpm.loaded() == set()

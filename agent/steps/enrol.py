@@ -100,7 +100,7 @@ def by_idevid(tpm: Tpm, trust: Path, file: Path) -> Iterator[dict[str, Any]]:
     from agent.tpm.provider import TlsKey
 
     chain = idevid.chain(tpm, trust, file)
-    key = TlsKey(tpm.signer(idevid.HANDLE))
+    key = TlsKey(tpm.signer(idevid.HANDLE, known=True))  # its maker's certificate vouches for it
     with _memory(x509.pem(x509.shown(chain))) as path:
         yield {
             "identify": lambda context: key.load_into(context, path),

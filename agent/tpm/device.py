@@ -24,17 +24,25 @@ class Tpm(Inventory):
     TPM handles (0x81......), NV indices 0x01....... Not for several threads at once.
     """
 
-    def sign(self, handle: int, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:
+    def sign(
+        self,
+        handle: int,
+        digest: bytes,
+        hash_name: str,
+        *,
+        pss: bool = False,
+        known: bool = False,
+    ) -> bytes:
         """Sign a digest ("sha256", "sha384", "sha512") with the unrestricted key at `handle`.
 
         RSA: RSASSA (PKCS #1 v1.5), or RSAPSS with a salt as long as the digest; big-endian, of the
         modulus' size. ECC: ECDSA, DER (RFC 3279, 2.2.3); TCG's IDevID takes "sha256" only. The
-        password of the key is empty; one of TCG's is used by its policy. Raises HandleOccupied for
-        one that `locks`.
+        password of the key is empty; one of TCG's is used by its policy. `known`: as for
+        `private_key`. Raises HandleOccupied.
         """
         with (
             speaking(f"sign with {handle:#x}"),
-            self._using(handle) as (key, public),
+            self._using(handle, known=known) as (key, public),
             self._as_user(public) as session,
         ):
             ecc = isinstance(public.key, EllipticCurvePublicKey)
@@ -61,21 +69,22 @@ class Tpm(Inventory):
             kind = tpm_ecc_private_key if ecc else tpm_rsa_private_key
             yield kind(self.esys, key, session)
 
-    def signer(self, handle: int) -> "Signer":
-        """The key at `handle` for TLS; valid while this Tpm is open."""
+    def signer(self, handle: int, *, known: bool = False) -> "Signer":
+        """The key at `handle` for TLS; valid while this Tpm is open. `known`: as for
+        `private_key`."""
         public = self.public(handle)
         if public is None or public.key is None:
             raise HandleOccupied(f"no signing key at {handle:#x}", handle=hex(handle))
-        return Signer(self, handle, public.key)
+        return Signer(self, handle, public.key, known=known)
 
 
 class Signer:
     """A key in the TPM as the TLS provider wants it: a public key, and one way to sign."""
 
-    def __init__(self, tpm: Tpm, handle: int, key: PublicKey) -> None:
-        self._tpm, self._handle, self.public_key = tpm, handle, key
+    def __init__(self, tpm: Tpm, handle: int, key: PublicKey, *, known: bool) -> None:
+        self._tpm, self._handle, self.public_key, self._known = tpm, handle, key, known
 
     def sign(self, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:
         """See Tpm.sign."""
-        ecc = isinstance(self.public_key, EllipticCurvePublicKey)
-        return self._tpm.sign(self._handle, digest, hash_name, pss=pss and not ecc)
+        pss = pss and not isinstance(self.public_key, EllipticCurvePublicKey)
+        return self._tpm.sign(self._handle, digest, hash_name, pss=pss, known=self._known)

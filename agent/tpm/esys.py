@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 # TPM 2.0 Library, part 2, 6.6.3, table 16 (TPM_RC)
 RC_INITIALIZE = 0x100
 RC_HANDLE_1 = 0x18B  # "the handle is not correct for the use": nothing there
+RC_HANDLE_P1 = 0x1CB  # the same of a parameter, as FlushContext has it
 RC_AUTH = {0x98E, 0x9A2, 0x185}  # a password is missing or wrong, the hierarchy is disabled
 LATER = {0x908: "yielded", 0x90A: "testing", 0x920: "NV rate", 0x922: "retry", 0x923: "NV off"}
 PATIENCE = 60.0  # seconds; a self-test of a slow chip takes a few

@@ -18,7 +18,7 @@ from tpm2_pytss.types import (
 from agent.errors import HandleOccupied, TpmLockout
 from agent.tpm import policies, templates
 from agent.tpm.chip import HIERARCHIES
-from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, speaking
+from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, RC_HANDLE_P1, speaking
 from agent.tpm.nv import Nv
 from agent.tpm.objects import Attestor, Public, Transient, parse
 
@@ -162,10 +162,17 @@ class Keys(Nv):
 
     @contextlib.contextmanager
     def _flushed(self, transient: Any) -> Iterator[None]:
+        """Out of the TPM afterwards. Without a resource manager another user of it may have thrown
+        it out before us, who had the same slot once: gone is gone."""
         try:
             yield
         finally:
-            self.esys.flush_context(transient)
+            try:
+                self.esys.flush_context(transient)
+            except TSS2_Exception as e:
+                if e.rc != RC_HANDLE_P1:
+                    raise
+                log.debug("flushed by somebody else: %s", e)
 
     @contextlib.contextmanager
     def _session(self, kind: int, salt: Any, hash_alg: int) -> Iterator[Any]:
