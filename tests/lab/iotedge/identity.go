@@ -83,6 +83,7 @@ func (i *Identity) provision(reason string, keep bool) error {
 	err := i.provisionOnce(keep)
 	if err != nil {
 		i.log.event("provisioning-failed", fields{"reason": reason, "error": err.Error()})
+		fmt.Fprintf(os.Stderr, "provisioning (%s) failed: %v\n", reason, err) // for the journal
 		return err
 	}
 	if i.device != nil {
