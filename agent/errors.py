@@ -271,6 +271,16 @@ class TpmLockout(TpmError):
     remedy = "Let it expire (it is tried again), or: tpm2_dictionarylockout --clear-lockout"
 
 
+class TpmShared(TpmError):
+    """Another program has thrown out of the TPM what this one had loaded into it."""
+
+    code, status = "tpm-shared", os.EX_TEMPFAIL
+    remedy = (
+        "It is tried again. If it comes back: all programs must use the TPM by a resource manager, "
+        "that is /dev/tpmrm0 (tpm.tcti) or tpm2-abrmd"
+    )
+
+
 class TpmAuth(TpmError):
     """A hierarchy of the TPM has a password, and it is missing or wrong."""
 

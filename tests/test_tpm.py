@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from agent.errors import HandleOccupied, TpmFull, TpmUnavailable
+from agent.errors import HandleOccupied, TpmFull, TpmShared, TpmUnavailable
 from agent.tpm import Tpm
 from agent.tpm.templates import KeyType
 
@@ -98,3 +98,12 @@ def test_what_somebody_else_has_thrown_out_meanwhile_is_no_failure(tpm: Tpm, tct
     with tpm.srk("ecc256"), Tpm(tcti) as other:
         other.flush(sorted(other.loaded()))
     assert tpm.loaded() == set()
+
+
+def test_what_is_thrown_out_while_it_is_needed_is_tried_again(tpm: Tpm, tcti: str) -> None:
+    with tpm.iak("ecc256") as key:
+        with Tpm(tcti) as other:
+            other.flush(sorted(other.loaded()))
+        with pytest.raises(TpmShared, match="not loaded") as raised:
+            tpm.certify_creation(key, b"")
+    assert raised.value.status == 75

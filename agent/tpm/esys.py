@@ -21,6 +21,7 @@ from agent.errors import (
     TpmError,
     TpmFull,
     TpmLockout,
+    TpmShared,
     TpmUnavailable,
 )
 
@@ -39,7 +40,9 @@ PATIENCE = 60.0  # seconds; a self-test of a slow chip takes a few
 FULL = {0x902: "no room for objects", 0x903: "no room for sessions"}
 PATIENCE_IF_FULL = 2.0  # seconds: one that is really full is to be told so
 
+GONE = range(0x910, 0x91F)  # TPM_RC_REFERENCE_H0...S6: an object or a session is not loaded
 WORDS: dict[int, type[TpmError]] = {
+    **dict.fromkeys(GONE, TpmShared),
     0x921: TpmLockout,
     0x98E: TpmAuth,
     0x9A2: TpmAuth,
