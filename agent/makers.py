@@ -38,14 +38,7 @@ def files(directories: Iterable[Path], suffixes: set[str]) -> Iterator[Path]:
 
 def read(file: Path) -> list[Issued]:
     """The certificates of a file: one or more, PEM, or one, DER. Raises TrustUnreadable."""
-    try:
-        found = x509_der.pem_or_der(file.read_bytes())
-    except (OSError, ValueError) as e:
-        why = e.strerror if isinstance(e, OSError) else f"it holds no certificate ({e})"
-        raise TrustUnreadable(f"cannot read the CA file '{file}': {why}", path=file) from e
-    if not found:
-        raise TrustUnreadable(f"cannot read the CA file '{file}': it is empty", path=file)
-    return found
+    return x509.of_file(file, x509_der.pem_or_der)
 
 
 def roots(found: Iterable[Issued]) -> list[Issued]:

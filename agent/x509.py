@@ -4,7 +4,7 @@ Times are aware UTC datetimes. Nothing here fetches anything, whatever a certifi
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,7 @@ from cryptography.x509.verification import (
 
 from agent.errors import TrustUnreadable
 
+T = TypeVar("T")
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 SKEW = timedelta(minutes=10)  # how far a CA's clock may be ahead of ours
@@ -91,6 +92,11 @@ def first_der(data: bytes) -> bytes:
 
 def anchors(file: Path) -> list[Certificate]:
     """The certificates of a file: one or more. Raises TrustUnreadable."""
+    return of_file(file, parse)
+
+
+def of_file(file: Path, parse: Callable[[bytes], list[T]]) -> list[T]:
+    """What `parse` makes of a CA file, one or more. Raises TrustUnreadable."""
     try:
         found = parse(file.read_bytes())
     except (OSError, ValueError) as e:
