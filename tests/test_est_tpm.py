@@ -83,7 +83,7 @@ def globalsign(
 ) -> Iterator[str]:
     server = EstServer(tmp_path_factory.mktemp("est") / "est", ca, tls)
     with server.running():
-        yield f"https://localhost:{server.port}/.well-known/est"
+        yield server.url
 
 
 @pytest.fixture

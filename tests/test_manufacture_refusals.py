@@ -13,7 +13,8 @@ from tests.conftest import MakeDevice
 from tests.lab import pki
 from tests.lab.device import Device
 from tests.lab.line import Line
-from tests.test_manufacture import VIRGIN, board, tools
+from tests.test_manufacture import VIRGIN, board
+from tests.test_manufacture_places import tools
 
 Foreign = Callable[[Device], None]
 
