@@ -18,7 +18,13 @@ VAR = Path("/var/lib/tpm2cloud")
 T = TypeVar("T")
 Problems = Iterator[tuple[str, str]]
 HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*(:[0-9]{1,5})?")
+PERCENT = re.compile("[1-9][0-9]?%")
+LATEST = 0.95  # of a lifetime: what is left is for trying again
 HOST_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}|[0-9A-Fa-f:]+")  # RFC 1123, 2.1; IPv6
+
+
+def share(percent: str) -> float:
+    return int(percent.removesuffix("%")) / 100
 
 
 def https_problem(url: str) -> str | None:
@@ -114,12 +120,22 @@ class LdevidCa:
 class Ldevid:
     est: LdevidEst | None = None
     ca: LdevidCa | None = None
+    renew_at: str = "70%"
+    spread: str = "10%"
+    rekey: bool = False
+    recover: tuple[Literal["login", "ek"], ...] = ("login",)
 
     def problems(self) -> Problems:
         if self.est is None and self.ca is None:
             yield "est", "required (or [ldevid.ca])"
         if self.est and self.ca:
             yield "ca", "give either [ldevid.est] or [ldevid.ca]"
+        shares = {"renew_at": self.renew_at, "spread": self.spread}
+        wrong = [name for name, text in shares.items() if not PERCENT.fullmatch(text)]
+        for name in wrong:
+            yield name, f"must be '1%' to '99%' of the lifetime, not {shares[name]!r}"
+        if not wrong and share(self.renew_at) + share(self.spread) > LATEST:
+            yield "spread", f"with renew_at it comes to more than {LATEST:.0%} of the lifetime"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +167,7 @@ class Operational:
                 yield "url", "required, for issued_by = 'est'"
             else:
                 yield from login_problems(self.url, self.auth, self.username)
-        if not re.fullmatch("[1-9][0-9]?%", self.renew_at):
+        if not PERCENT.fullmatch(self.renew_at):
             yield "renew_at", f"must be '1%' to '99%' of the lifetime, not {self.renew_at!r}"
 
 
@@ -165,6 +181,24 @@ class EdgeCa:
     def problems(self) -> Problems:
         if self.days < 1:
             yield "days", "must be at least 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """The companion, which keeps certificates healthy."""
+
+    interventions: int = 3
+    patience: timedelta = timedelta(hours=1)
+    textfile: Path | None = None
+    data_limit: int = 0
+
+    def problems(self) -> Problems:
+        if self.interventions < 0:
+            yield "interventions", "must be 0 (none) or more"
+        if self.data_limit < 0:
+            yield "data_limit", "must be 0 (no limit) or more bytes"
+        if self.textfile and self.textfile.suffix != ".prom":
+            yield "textfile", "must end in .prom: Prometheus' node exporter reads no other"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +233,7 @@ class Config:
     operational: Operational | None = None
     edge_ca: EdgeCa | None = None
     aziot: Aziot = field(default_factory=Aziot)
+    health: Health = field(default_factory=Health)
 
     def problems(self) -> Problems:
         if self.dps.attestation == "x509":

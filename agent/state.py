@@ -8,11 +8,34 @@ from typing import Any
 from agent import store
 
 
+SLOTS = ("ldevid", "ldevid-2")
+
+
 @dataclass(frozen=True)
 class State:
-    """`directory` is world-traversable: IoT Edge's services read the certificate and the token."""
+    """`directory` is world-traversable: IoT Edge's services read the certificate and the token.
+
+    `fixed`: of the two slots of the LDevID this one, not the one in use.
+    """
 
     directory: Path
+    fixed: str | None = None
+
+    @property
+    def slot(self) -> str:
+        """The slot in use: the name of its files, and of its key in the token."""
+        found = (read_json(self.ldevid_slot) or {}).get("slot")
+        return self.fixed or (found if found in SLOTS else SLOTS[0])
+
+    @property
+    def other(self) -> "State":
+        """As if the other slot were in use."""
+        return State(self.directory, SLOTS[1 - SLOTS.index(self.slot)])
+
+    @property
+    def ldevid_slot(self) -> Path:
+        """Which slot is in use; if there is no such file, the first."""
+        return self.directory / "ldevid.json"
 
     @property
     def tpm(self) -> Path:
@@ -27,12 +50,27 @@ class State:
     @property
     def ldevid_key(self) -> Path:
         """The LDevID key, wrapped by the SRK: no secret, but needed to put it into a token."""
-        return self.directory / "ldevid-key.pem"
+        return self.directory / f"{self.slot}-key.pem"
 
     @property
     def ldevid_cert(self) -> Path:
         """The LDevID certificate and its chain, PEM, leaf first, readable by all."""
-        return self.directory / "ldevid.pem"
+        return self.directory / f"{self.slot}.pem"
+
+    @property
+    def ldevid_next(self) -> Path:
+        """As `ldevid_cert`: a renewed one, until it has proven itself and takes its place."""
+        return self.directory / f"{self.slot}-next.pem"
+
+    @property
+    def anchors(self) -> Path:
+        """A directory: CA certificates that came after those of the configuration, as these say."""
+        return self.directory / "anchors"
+
+    @property
+    def health(self) -> Path:
+        """What the companion saw last, and what it did about it."""
+        return self.directory / "health.json"
 
     @property
     def pins(self) -> Path:
@@ -73,7 +111,16 @@ class State:
     @property
     def identity(self) -> tuple[Path, ...]:
         """What is of no use with another TPM."""
-        return self.ldevid_key, self.ldevid_cert, self.pins, self.pending, self.registration
+        slots = (State(self.directory, slot) for slot in SLOTS)
+        of_slots = [path for s in slots for path in (s.ldevid_key, s.ldevid_cert, s.ldevid_next)]
+        return (
+            *of_slots,
+            self.ldevid_slot,
+            self.pins,
+            self.pending,
+            self.registration,
+            self.health,
+        )
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
