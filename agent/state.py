@@ -7,7 +7,6 @@ from typing import Any
 
 from agent import store
 
-
 SLOTS = ("ldevid", "ldevid-2")
 
 

@@ -16,7 +16,7 @@ from tpm2_pytss.types import (
 from tpm2_pytss.utils import NoSuchIndex, create_ek_template
 from tpm2_pytss.utils import make_credential as sealed_for
 
-from agent.errors import CredentialRefused
+from agent.errors import CredentialRefused, TpmShared
 from agent.tpm import policies, templates
 from agent.tpm.esys import speaking
 from agent.tpm.keys import Keys
@@ -25,6 +25,8 @@ from agent.tpm.objects import Attestor, Public, Transient, parse
 HIGH_RANGE = 0x01C00012  # TCG EK Credential Profile 2.5, 2.2.1.5: certificates at even indices
 RC_INTEGRITY_1 = 0x1DF
 RC_FAILURE = 0x101  # what libtpms answers to a damaged OAEP secret; it is well after that
+# Their policies were satisfied just before: another program's session has taken the place of one.
+POLICY_FAIL = (0x99D, 0xA9D)
 PARAMETER = 0xC0  # TPM 2.0 Library, part 2, 6.6: format one, of a parameter
 
 
@@ -108,7 +110,7 @@ class Endorsement(Keys):
         their sizes. Raises CredentialRefused if they are for another key or TPM, or damaged.
         """
         with (
-            speaking("activate a credential"),
+            speaking("activate a credential", dict.fromkeys(POLICY_FAIL, TpmShared)),
             self._using(key) as (activated, its),
             self._using(ek) as (by, public),
             self._as_admin(its, TPM2_CC.ActivateCredential) as admin,
