@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from agent import config, schema
-from agent.errors import ConfigError, NoPermission, TpmError, TpmLockout, every_error
+from agent.errors import (
+    ConfigError,
+    NoPermission,
+    TpmError,
+    TpmLockout,
+    TpmShared,
+    every_error,
+)
 from tests.lab import units
 
 SERVICE = units.read(units.OURS / units.FIRSTBOOT)
@@ -100,7 +107,7 @@ def test_it_is_tried_again_unless_a_person_is_needed() -> None:
     given_up = {int(word) for word in units.words(SERVICE, "Service.RestartPreventExitStatus")}
     for error in every_error():
         needs_a_person = issubclass(error, TpmError | NoPermission | ConfigError)
-        needs_a_person &= error is not TpmLockout  # it expires
+        needs_a_person &= error not in (TpmLockout, TpmShared)  # it expires; it is left alone
         assert (error.status in given_up) is needs_a_person, error
     assert SERVICE["Service.Restart"] == ["on-failure"]
     assert SERVICE["Unit.StartLimitIntervalSec"] == ["0"]
