@@ -100,6 +100,8 @@ class Device:
             "restart_interval": "1s",
             "die_with_pid": os.getpid(),
         }
+        if self.world.clock:
+            settings["clock_file"] = str(self.world.clock.file)
         (self.bin / "iotedge-lab.toml").write_text(tomlkit.dumps(settings))
 
     # --- configuration ---
@@ -180,12 +182,14 @@ class Device:
             self._swtpm = None
 
     def environment(self) -> dict[str, str]:
-        """What systemd would give the agent, and `bin` first in $PATH."""
+        """What systemd would give the agent, and `bin` first in $PATH; the time of the world."""
+        clock = self.world.clock
         return {
             "PATH": f"{self.bin}:{SYSTEM_PATH}",
             "LANG": "C.UTF-8",
             "STATE_DIRECTORY": str(self.state),
             "CREDENTIALS_DIRECTORY": str(self.credentials),
+            **(clock.environment() if clock else {}),
         }
 
     def run(self, command: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import pki, process
+from tests.lab.clock import Clock, environment
 
 MAIN = """\
 daemon off;
@@ -120,9 +121,12 @@ class Site:
 class Front:
     """All sites, one nginx."""
 
-    def __init__(self, directory: Path, tls: pki.Tls, sites: Sequence[Site]) -> None:
+    def __init__(
+        self, directory: Path, tls: pki.Tls, sites: Sequence[Site], clock: Clock | None = None
+    ) -> None:
         (directory / "tmp").mkdir(parents=True)
         self.directory, self._tls, self._port = directory, tls, sites[0].port
+        self._clock = clock
         text = "".join(self._site(site) for site in sites)
         config = MAIN.format(directory=directory, tls=tls, sites=text)
         self._config = pki.write_private(directory / "nginx.conf", config.encode())
@@ -141,7 +145,8 @@ class Front:
     def running(self) -> Iterator[None]:
         own = ["-p", str(self.directory), "-e", str(self.directory / "error.log")]
         command = ["/usr/sbin/nginx", *own, "-c", str(self._config)]
-        with process.running(command, self.directory / "nginx.out", self.answers):
+        log, env = self.directory / "nginx.out", environment(self._clock)
+        with process.running(command, log, self.answers, env=env):
             yield
 
     def requests(self, site: Site) -> list[Request]:

@@ -133,11 +133,20 @@ class Authority:
         own = self.issue(key.public_key(), title, lasts=lasts, ca=True, usages=())
         return Authority(key, (own, *self.chain))
 
-    def server(self, directory: Path, kind: Kind = "ecc256", *, also: Iterable[str] = ()) -> "Tls":
+    def server(
+        self,
+        directory: Path,
+        kind: Kind = "ecc256",
+        *,
+        also: Iterable[str] = (),
+        lasts: timedelta = YEAR,
+    ) -> "Tls":
         """What a server on localhost or 127.0.0.1 needs; `also`: further host names of its."""
         key = new_key(kind)
         names = [local_names(*also)]
-        own = self.issue(key.public_key(), "localhost", usages=[SERVER], extensions=names)
+        own = self.issue(
+            key.public_key(), "localhost", lasts=lasts, usages=[SERVER], extensions=names
+        )
         directory.mkdir(parents=True, exist_ok=True)
         files = Tls(directory / "server.pem", directory / "server.key", directory / "root.pem")
         files.chain.write_bytes(pem(own, *self.chain[:-1]))

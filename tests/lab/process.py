@@ -67,10 +67,14 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], log: Path, answers: Callable[[], bool], cwd: Path | None = None
+    command: Sequence[str],
+    log: Path,
+    answers: Callable[[], bool],
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program for the length of the `with`, entered once it `answers`."""
-    process = start(command, log, cwd=cwd)
+    process = start(command, log, cwd=cwd, env=env)
     try:
         wait(process, answers, log)
         yield process

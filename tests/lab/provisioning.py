@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import pki, process
+from tests.lab.clock import Clock, environment
 
 HUB = "hub.lab.invalid"
 
@@ -16,9 +17,15 @@ class Dps:
     """An ID scope with an enrolment group for each CA in `enrolled` (PEM files)."""
 
     def __init__(
-        self, directory: Path, tls: pki.Tls, enrolled: Sequence[Path], scope: str = "0ne00LAB000"
+        self,
+        directory: Path,
+        tls: pki.Tls,
+        enrolled: Sequence[Path],
+        scope: str = "0ne00LAB000",
+        clock: Clock | None = None,
     ) -> None:
         directory.mkdir(parents=True)
+        self._clock = clock
         self.directory, self.scope, self.port, self._tls = (
             directory,
             scope,
@@ -53,7 +60,8 @@ class Dps:
     def running(self) -> Iterator[None]:
         command = [sys.executable, "-m", "tests.lab.dps", str(self.directory / "dps.json")]
         answers = lambda: process.speaks_tls(self.port, self._tls.trust)  # noqa: E731
-        with process.running(command, self.directory / "dps.out", answers, cwd=process.TOP):
+        log, env = self.directory / "dps.out", environment(self._clock)
+        with process.running(command, log, answers, cwd=process.TOP, env=env):
             yield
 
     def requests(self) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.lab import factory, nginx, pki, process, swtpm
+from tests.lab.clock import Clock
 from tests.lab.est import EstServer
 from tests.lab.provisioning import Dps
 
@@ -31,16 +32,19 @@ class World:
         kind: pki.Kind = "ecc256",
         owner_lasts: timedelta = 5 * pki.YEAR,
         operations_lasts: timedelta = 5 * pki.YEAR,
+        clock: Clock | None = None,
     ) -> None:
         """`kind`: keys of the CAs. The EST servers issue for 90 days, or as long as their CA is
-        valid: `owner_lasts` and `operations_lasts` make shorter certificates."""
+        valid: `owner_lasts` and `operations_lasts` make shorter certificates. `clock`: the time
+        of the servers, and of every device in this world; without one it is ours."""
         directory.mkdir(parents=True)
-        self.directory = directory
+        self.directory, self.clock = directory, clock
         self.oem = pki.authority("OEM CA", kind)
         self.owner = pki.authority("Owner CA", kind, lasts=owner_lasts)
         self.operations = pki.authority("Operations CA", kind, lasts=operations_lasts)
         self.stations = pki.authority("Factory stations CA", kind)
-        self.tls = pki.authority("TLS CA", kind).server(directory / "tls", also=[HOST])
+        vouch = pki.authority("TLS CA", kind, lasts=10 * pki.YEAR)
+        self.tls = vouch.server(directory / "tls", also=[HOST], lasts=9 * pki.YEAR)
         self.maker = directory / "maker"
         self.est_password, self.est_secret, self.operational_password = _secrets(3)
         self.factory_password, self.factory_secret = _secrets(2)
@@ -81,9 +85,9 @@ class World:
             secret=_secrets(1)[0],
         )
         sites = [self.factory_est, self.owner_est, self.operations_est]
-        self._front = nginx.Front(at / "nginx", tls, sites)
+        self._front = nginx.Front(at / "nginx", tls, sites, self.clock)
         enrolled = [ca.save(at / name).root for name, ca in self._issuers().items()]
-        self.dps = Dps(at / "dps", tls, enrolled)
+        self.dps = Dps(at / "dps", tls, enrolled, clock=self.clock)
         self.dps.behave(retry_after=0)
 
     def _issuers(self) -> dict[str, pki.Authority]:

@@ -101,7 +101,7 @@ func credential(certs CertService, keys KeyService, id string) (*Credential, err
 }
 
 func validNow(id string, cert *x509.Certificate) error {
-	if now := time.Now(); now.Before(cert.NotBefore) || !now.Before(cert.NotAfter) {
+	if now := now(); now.Before(cert.NotBefore) || !now.Before(cert.NotAfter) {
 		return fmt.Errorf("cert %q is valid from %s to %s only", id,
 			cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339))
 	}

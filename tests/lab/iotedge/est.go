@@ -35,7 +35,7 @@ func (c *Credential) leaf() *x509.Certificate { return c.chain[0] }
 // tlsConfig trusts the roots and presents the credential, if there is one, whatever CAs the server
 // asks for: OpenSSL does so too. `used` says afterwards whether the server asked.
 func tlsConfig(roots *x509.CertPool, credential *Credential, used *bool) *tls.Config {
-	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Time: now}
 	if credential == nil {
 		return config
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // estFor is what to enrol the certificate with an id with: its own settings, else the global ones.
@@ -57,7 +56,7 @@ func (c *Certs) estIdentity(
 	if err != nil {
 		return nil, err
 	}
-	if chain != nil && c.est.Renew.Threshold.due(chain[0], time.Now()) {
+	if chain != nil && c.est.Renew.Threshold.due(chain[0], now()) {
 		if err := c.renewEST(e, auth, suffix, chain); err != nil {
 			c.log.event("renewal-failed", fields{"cert": id, "error": err.Error()})
 		}

@@ -210,7 +210,7 @@ func (i *Identity) credential() (*Credential, error) {
 	if chain == nil {
 		return i.firstCredential(issued)
 	}
-	if issued.Renew != nil && issued.Renew.Threshold.due(chain[0], time.Now()) {
+	if issued.Renew != nil && issued.Renew.Threshold.due(chain[0], now()) {
 		if err := i.renew(issued, chain[0]); err != nil {
 			i.log.event("renewal-failed", fields{"cert": deviceID, "error": err.Error()})
 		}

@@ -22,6 +22,7 @@ type Lab struct {
 	StartupFailure  string   `toml:"startup_failure"`
 	RestartInterval duration `toml:"restart_interval"`
 	DieWithPid      int      `toml:"die_with_pid"`
+	ClockFile       string   `toml:"clock_file"`
 
 	invoked string // the program as invoked, absolute, so that the service finds the same file
 }
@@ -39,7 +40,7 @@ func findLab(path string) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	lab.invoked = path
+	lab.invoked, clockFile = path, lab.ClockFile
 	return lab, nil
 }
 

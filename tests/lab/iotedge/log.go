@@ -25,7 +25,7 @@ func openLog(path string) (*Log, error) {
 }
 
 func (l *Log) event(name string, more fields) {
-	line := fields{"time": time.Now().UTC().Format(time.RFC3339Nano), "event": name}
+	line := fields{"time": now().UTC().Format(time.RFC3339Nano), "event": name}
 	for key, value := range more {
 		line[key] = value
 	}

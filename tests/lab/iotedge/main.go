@@ -45,6 +45,7 @@
 //	                   answered meanwhile ("device identity not found"), attempts go on
 //	restart_interval   between those attempts; default "5s", as in the real unit
 //	die_with_pid       the service ends when this process is gone
+//	clock_file         the time is ahead of the machine's by what this file says (clock.go)
 //
 // # Where it differs
 //
