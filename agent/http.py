@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import IncompleteRead
 from pathlib import Path
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import requests
 import requests.adapters
 import requests.utils
+from cryptography.x509 import Certificate
 from urllib3 import HTTPSConnectionPool
 from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError, ProxyError
@@ -37,6 +38,9 @@ from agent.errors import (
     Unreachable,
 )
 from agent.tls import tls_context, tls_error
+from agent.traffic import Traffic as Traffic
+from agent.traffic import ends
+from agent.traffic import traffic as traffic
 
 WEEK = 7 * 24 * 3600
 
@@ -54,6 +58,7 @@ class Https:
     """Requests to servers for which the file `trust` vouches, over one connection kept open.
 
     `trust`: PEM, one or several certificates; each is an anchor, a root or not (RFC 7030, 3.6.1).
+    `more`: anchors besides, such as a CA's new root.
     `identify`: puts a client certificate and its key into the context it is given.
     `explain`: called when TLS failed; raises what really happened if it knows better (a key that
     could not sign is to TLS only an odd handshake).
@@ -64,13 +69,14 @@ class Https:
         self,
         trust: Path,
         *,
+        more: Sequence[Certificate] = (),
         identify: Callable[[ssl.SSLContext], None] | None = None,
         explain: Callable[[], None] | None = None,
         timeout: float = 30,
         limit: int = 1 << 20,
     ) -> None:
         self._trust, self._explain, self._timeout, self._limit = trust, explain, timeout, limit
-        context = tls_context(trust)
+        context = tls_context(trust, more)
         if identify:
             identify(context)
             context.post_handshake_auth = True
@@ -248,13 +254,15 @@ class _Alarm:
 
     def _ring(self) -> None:
         self.rang = True
-        if self._line:
+        if line := self._line:
             with contextlib.suppress(OSError):  # the other end was faster
-                self._line.shutdown(socket.SHUT_RDWR)
+                line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        if self._line:
-            self._line.close()
+        line, self._line = self._line, None
+        if line:
+            with line:
+                ends(line)
 
 
 class _Session(requests.Session):

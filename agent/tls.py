@@ -1,6 +1,7 @@
 """TLS to servers that a pinned trust file vouches for, and what it means when that fails.
 
-The anchors are the certificates of one PEM file and nothing else: no system store, no environment.
+The anchors are the certificates of one PEM file, those that its CAs have named as their successors,
+and nothing else: no system store, no environment.
 TLS 1.2 or newer; the host's name is checked against subjectAltName (RFC 9525), never the CN.
 """
 
@@ -8,6 +9,7 @@ import datetime
 import errno
 import re
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,9 @@ _ABOUT_CLIENT = re.compile(
 )
 
 
-def tls_context(trust: Path) -> ssl.SSLContext:
+def tls_context(trust: Path, more: Sequence[x509.Certificate] = ()) -> ssl.SSLContext:
     """For a client. `trust`: PEM, one or several certificates; each is an anchor, whether it signed
-    itself or not (RFC 7030, 3.6.1). Raises TrustUnreadable.
+    itself or not (RFC 7030, 3.6.1); `more`: anchors besides. Raises TrustUnreadable.
     """
     try:
         anchors = x509.load_pem_x509_certificates(trust.read_bytes())
@@ -50,7 +52,8 @@ def tls_context(trust: Path) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.hostname_checks_common_name = False
     context.sslsocket_class = _Socket
-    context.load_verify_locations(cadata=b"".join(a.public_bytes(Encoding.DER) for a in anchors))
+    known = b"".join(a.public_bytes(Encoding.DER) for a in [*anchors, *more])
+    context.load_verify_locations(cadata=known)
     return context
 
 

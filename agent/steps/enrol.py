@@ -24,13 +24,15 @@ Answer = Callable[["Est"], list[Certificate]]
 
 @dataclass(frozen=True)
 class Server:
-    """An EST server, and how to log in there: `client` is what `Https` takes for a certificate."""
+    """An EST server, and how to log in there: `client` is what `Https` takes for a certificate,
+    `more` what vouches for the server besides `trust`."""
 
     url: str
     trust: Path
     seconds: float
     credential: "Basic | Secret | None" = None
     client: dict[str, Any] = field(default_factory=dict)
+    more: Sequence[Certificate] = ()
 
 
 def load() -> None:
@@ -45,7 +47,7 @@ def by_est(server: Server, ask: Answer) -> tuple[Sequence[Certificate], Sequence
     from agent.est import Est
     from agent.http import Https
 
-    with Https(server.trust, timeout=server.seconds, **server.client) as https:
+    with Https(server.trust, more=server.more, timeout=server.seconds, **server.client) as https:
         est = Est(https, server.url, credential=server.credential)
         others = est.cacerts()
         return ask(est), others
