@@ -32,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tpm2cloud",
         description='From "there is a TPM 2.0" to "provisioned in Azure".',
-        epilog="Exit status: 0 done; 1 not to be flashed (lint-image); 2 usage; 3 not yet, "
-        "4 failed (status); 69 no usable TPM; 75 try later; 76 a server said no; 77 not permitted; "
+        epilog="Exit status: 0 done; 1 not to be flashed (lint-image), not due (needs-renewal); "
+        "2 usage; 3 not yet, 4 a person is needed (status, health); 69 no usable TPM; 75 try later; 76 a server said no; 77 not permitted; "
         "78 configuration.",
     )
     version = f"%(prog)s {__version__}"
@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config", type=Path, default=verbs.CONFIG, metavar="FILE", help=help)
     top.add_argument("--debug", action="store_true", help="say more, show tracebacks")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for verb in (_provision, _status, _config, _identity, _manufacture, _import_root, _lint_image):
+    for verb in (_provision, _status, _health, _needs_renewal, _config, _identity):
+        verb(commands)
+    for verb in (_manufacture, _import_root, _lint_image):
         verb(commands)
     return top
 
@@ -67,6 +69,28 @@ def _status(commands: Any) -> None:
     )
     add.add_argument("--json", action="store_true", help="for programs")
     add.set_defaults(verb=verbs.status)
+
+
+def _health(commands: Any) -> None:
+    add = commands.add_parser(
+        "health",
+        help="look after the certificates (what the timer runs)",
+        description="Look at every certificate that this device lives by, renew the LDevID when it "
+        "is due, get it back when it is lost, and help IoT Edge with a renewal that is stuck. When "
+        "nothing is due, nothing is changed and no server is asked.",
+    )
+    add.add_argument("--json", action="store_true", help="for programs")
+    add.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    add.set_defaults(verb=verbs.health)
+
+
+def _needs_renewal(commands: Any) -> None:
+    add = commands.add_parser(
+        "needs-renewal",
+        help="whether 'health' would have something to do, for ExecCondition=",
+        description="Says nothing: exit status 0 if 'health' would have something to do, 1 if not.",
+    )
+    add.set_defaults(verb=verbs.needs_renewal)
 
 
 def _config(commands: Any) -> None:

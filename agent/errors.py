@@ -715,6 +715,13 @@ class NotProvisioned(Later):
 # --- 76: a server said no ------------------------------------------------------------------------
 
 
+class NeverProvisioned(Later):
+    """There is nothing to look after yet: the first boot has not come to its end."""
+
+    code = "never-provisioned"
+    remedy = "See what is missing: tpm2cloud status"
+
+
 class Refused(AgentError):
     """A server refuses, for a reason that has no code of its own here."""
 

@@ -70,6 +70,13 @@ TORN_CERTIFICATE = Event(
     "soon after it was written. With such a file IoT Edge does not start any more; without it, it "
     "gets a new certificate.",
 )
+HEALTH_CHANGED = Event(
+    "health-changed",
+    "@TPM2CLOUD_CERTIFICATE@: @TPM2CLOUD_WAS@ before, @TPM2CLOUD_STATE@ now",
+    "What tpm2cloud-health looks after is in another state than when it was last told of: "
+    "@TPM2CLOUD_WHY@. What comes next: @TPM2CLOUD_NEXT@. An entry like this is written when a "
+    "state changes, not at each run; for all of it: tpm2cloud health --dry-run",
+)
 FAILURE_NOT_KEPT = Event(
     "failure-not-kept",
     "A failure cannot be remembered",

@@ -82,6 +82,31 @@ def status(args: argparse.Namespace) -> int:
     return status.verdict(seen)
 
 
+def health(args: argparse.Namespace) -> int:
+    from agent.health import run, shown
+
+    conf, state = config.load(args.config), _state()
+    with contextlib.ExitStack() as stack:
+        if not args.dry_run:
+            stack.enter_context(store.lock(state.directory))
+        ledger = None if args.dry_run else state.loaded
+        tpm = stack.enter_context(_tpm(conf.tpm.tcti, ledger))
+        report = run.run(run.Device(conf, tpm, state), dry=args.dry_run)
+    if args.json:
+        _say(json.dumps(shown.as_json(report), indent=2))
+    elif not journal.on_journal():  # there, what changed has been told
+        _say("\n".join(shown.as_text(report)))
+    return shown.verdict(report)
+
+
+def needs_renewal(args: argparse.Namespace) -> int:
+    from agent.health import run
+
+    conf = config.load(args.config)
+    with _tpm(conf.tpm.tcti) as tpm:
+        return 0 if run.is_due(run.Device(conf, tpm, _state())) else 1
+
+
 def identity(args: argparse.Namespace) -> int:
     from agent import identity_csv
 
