@@ -24,6 +24,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.http import host_of, printable
+from agent.traffic import ends
 
 REDIRECTS = 3
 PORTS = {"http": 80, "https": 443}
@@ -124,7 +125,8 @@ class _Line:
         self._timer.cancel()
         self._timer.join()
         if self._socket:
-            self._socket.close()
+            with self._socket:
+                ends(self._socket)
 
     def watch(self, line: socket.socket) -> None:
         """A duplicate: TLS takes the original over."""

@@ -38,9 +38,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.tls import tls_context, tls_error
-from agent.traffic import Traffic as Traffic
 from agent.traffic import ends
-from agent.traffic import traffic as traffic
 
 WEEK = 7 * 24 * 3600
 

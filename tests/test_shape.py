@@ -32,7 +32,8 @@ ALLOWED = {
     "makers": {"errors", "x509", "x509_der"},
     "identity_csv": {"deviceid", "errors", "x509"},
     "tls": {"errors"},
-    "http": {"errors", "tls"},
+    "traffic": set(),
+    "http": {"errors", "tls", "traffic"},
     "est_wire": {"errors"},
     "est": {"errors", "est_wire", "http"},
     "est_tpm": {"errors", "est", "est_wire", "http"},
@@ -49,7 +50,7 @@ ALLOWED = {
     "config_factory": {"config", "errors", "schema"},
     "events": {"errors"},
     "journal": {"events"},
-    "fetch": {"errors", "http"},
+    "fetch": {"errors", "http", "traffic"},
     "ek_path": {
         "errors", "fetch", "http", "makers", "store",
         "x509", "x509_crl", "x509_der", "x509_ek", "x509_path",
