@@ -111,6 +111,7 @@ PROVOKED: dict[str, Callable[[Root], object]] = {
     "unit-masked": lambda r: r.link(f"etc/systemd/system/{UNIT}", "/dev/null"),
     "unit-not-enabled": lambda r: r.write("etc/machine-id", ""),
     "preset-disables": lambda r: r.write("etc/systemd/system-preset/00-x.preset", "disable tpm2*"),
+    "health-not-enabled": lambda r: r.link(f"{SYSTEM}/tpm2cloud-health.timer", "/dev/null"),
     "aziot-not-enabled": lambda r: r.write(
         "etc/systemd/system-preset/00-x.preset", "disable aziot-certd.socket"
     ),
@@ -164,8 +165,12 @@ def test_what_is_wrong_is_found_and_its_remedy_helps(rule: Rule, root: Root) -> 
         assert rule.code not in root.codes()
 
 
-NO_PRESETS = {"unit-not-enabled", "aziot-not-enabled", "network-absent", "time-sync-absent"}
+NO_PRESETS = {
+    *("unit-not-enabled", "health-not-enabled", "aziot-not-enabled"),
+    *("network-absent", "time-sync-absent"),
+}
 FOLLOWS = dict.fromkeys(("machine-id-set", "machine-id-odd", "unit-not-enabled"), NO_PRESETS)
+FOLLOWS["preset-disables"] = {"health-not-enabled"}
 FOLLOWS["trust-too-new"] = {"clock-floor-old"}
 
 

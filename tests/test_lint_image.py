@@ -123,6 +123,8 @@ def test_without_a_first_boot_units_enabled_in_the_image_are_good_enough(root: R
     wants = "etc/systemd/system/multi-user.target.wants"
     for unit in ("tpm2cloud.target", "systemd-timesyncd.service", "systemd-networkd.service"):
         root.link(f"{wants}/{unit}", f"/{SYSTEM}/{unit}")
+    for unit in units.TIMERS:
+        root.link(f"etc/systemd/system/timers.target.wants/{unit}", f"/{SYSTEM}/{unit}")
     for socket in (*units.SOCKETS, "aziot-edged.service"):
         root.link(f"etc/systemd/system/sockets.target.wants/{socket}", f"/{SYSTEM}/{socket}")
     assert root.codes() == {"unit-not-enabled"}
@@ -146,7 +148,7 @@ def test_the_drop_ins_that_are_looked_for_are_those_of_the_package() -> None:
 def test_the_presets_of_systemctl_agree(root: Root) -> None:
     """What systemd's own tool makes of these files."""
     root.write("etc/systemd/system-preset/10-x.preset", "disable aziot-cert*\nenable aziot-*\n")
-    names = [*units.ADDED, *units.OURS]
+    names = [*units.ADDED, *units.OURS, *units.TIMERS]
     done = subprocess.run(
         ["systemctl", f"--root={root.path}", "preset", *names], capture_output=True, check=False
     )
@@ -187,6 +189,20 @@ def test_a_secret_that_is_needed_may_be_in_the_credential_store(
 def test_what_is_no_secret_may_be_in_the_credential_store_for_all_to_read(root: Root) -> None:
     root.write("etc/credstore/firstboot.locale", "C.UTF-8", 0o644)
     assert root.codes() == set()
+
+
+def test_drop_ins_of_all_services_of_a_prefix_count_and_one_of_the_service_goes_before(
+    root: Root,
+) -> None:
+    """systemd.unit(5): tpm2cloud-.service.d is for tpm2cloud-firstboot.service, too."""
+    ours = f"/{SYSTEM}/tpm2cloud-.service.d/00-tpm2cloud.conf"
+    image = Image(root.path)
+    assert unitfiles.drop_ins(image, UNIT) == [ours]
+    root.write("etc/systemd/system/tpm2cloud-.service.d/x.conf", "[Service]\n")
+    root.write(f"{DROP_INS}/x.conf", "[Service]\n")
+    assert unitfiles.drop_ins(image, UNIT) == [ours, f"/{DROP_INS}/x.conf"]
+    root.link("etc/systemd/system/tpm2cloud-.service.d/00-tpm2cloud.conf", "/dev/null")
+    assert unitfiles.drop_ins(image, UNIT) == [f"/{DROP_INS}/x.conf"]
 
 
 def test_a_drop_in_may_load_a_secret_from_elsewhere(root: Root) -> None:

@@ -1,4 +1,5 @@
-"""The units: in order for systemd, in a sandbox, at their place in a boot, true to the agent."""
+"""The unit of the first boot, and what our services have in common: in order for systemd, in a
+sandbox, at their place in a boot, true to the agent. The companion's: test_units_health.py."""
 
 import ast
 import re
@@ -17,9 +18,10 @@ from agent.errors import (
 )
 from tests.lab import units
 
-SERVICE = units.read(units.OURS / units.FIRSTBOOT)
+SERVICE = units.ours(units.FIRSTBOOT)
 EVERY_FILE = [path for path in units.OURS.rglob("*") if path.is_file()]
 GROWING = units.OURS / "since-254"
+OURS = [units.FIRSTBOOT, "tpm2cloud.target", units.HEALTH, *units.TIMERS]
 AZIOT = [f"aziot-{name}.service" for name in (*units.DAEMONS, "edged")]
 
 
@@ -35,7 +37,7 @@ def seconds(key: str) -> float:
 # --- what systemd says ---
 
 
-@pytest.mark.parametrize("unit", [units.FIRSTBOOT, "tpm2cloud.target", *AZIOT, *units.SOCKETS])
+@pytest.mark.parametrize("unit", [*OURS, *AZIOT, *units.SOCKETS])
 def test_systemd_has_nothing_to_complain_of(root: Path, unit: str) -> None:
     done = units.verify(root, unit)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
@@ -48,8 +50,9 @@ def test_the_delay_grows_where_systemd_knows_how_and_only_there(tmp_path: Path) 
     assert (complaints == "") is (units.version() >= 254)
 
 
-def test_its_exposure_is_at_most_two() -> None:
-    done = units.exposure(units.OURS / units.FIRSTBOOT, at_most=20)
+@pytest.mark.parametrize("service", [units.FIRSTBOOT, units.HEALTH])
+def test_its_exposure_is_at_most_two(root: Path, service: str) -> None:
+    done = units.exposure(root, service, at_most=20)
     assert done.returncode == 0, done.stdout
 
 
@@ -63,7 +66,8 @@ def test_nobodys_boot_waits_for_it(root: Path) -> None:
     waiting = {
         unit for unit, settings in boot.items() if units.FIRSTBOOT in settings.get("After", [])
     }
-    assert waiting - {"shutdown.target"} == {f"aziot-{name}.service" for name in units.DAEMONS}
+    after_it = {f"aziot-{name}.service" for name in units.DAEMONS} | {units.HEALTH}
+    assert waiting - {"shutdown.target"} == after_it
 
 
 def test_iot_edges_other_services_wait_for_the_local_work_but_edged_does_not() -> None:

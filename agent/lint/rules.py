@@ -260,6 +260,13 @@ PRESET_DISABLES = Rule(
     "Put 'enable {unit}' above that line, or into a preset file whose name sorts before that of "
     "{at}; then: systemctl --root={root} preset {unit}",
 )
+HEALTH_NOT_ENABLED = Rule(
+    "health-not-enabled",
+    WARNING,
+    "A timer that has the device's certificates looked after is not enabled.",
+    "Take away the preset or the mask that forbids it, if there is one; then: "
+    "systemctl --root={root} preset {unit}",
+)
 AZIOT_NOT_ENABLED = Rule(
     "aziot-not-enabled",
     ERROR,

@@ -24,12 +24,16 @@ def masked(image: Image, path: str) -> bool:
 
 
 def drop_ins(image: Image, unit: str) -> list[str]:
-    """Those in force, in order; the admin's hide a vendor's of the same name."""
+    """Those in force, in order; the admin's hide a vendor's of the same name, and those of a
+    service alone the ones of all whose names begin alike (a-b.service.d, a-.service.d)."""
+    stem, _, kind = unit.rpartition(".")
+    starts = [f"{stem[: at + 1]}.{kind}" for at, sign in enumerate(stem) if sign == "-"]
     found: dict[str, str] = {}
     for directory in DIRECTORIES:
-        for name in image.names(f"{directory}/{unit}.d"):
-            if name.endswith(".conf"):
-                found.setdefault(name, f"{directory}/{unit}.d/{name}")
+        for below in [unit, *reversed(starts)]:
+            for name in image.names(f"{directory}/{below}.d"):
+                if name.endswith(".conf"):
+                    found.setdefault(name, f"{directory}/{below}.d/{name}")
     return [path for _, path in sorted(found.items()) if not masked(image, path)]
 
 

@@ -9,6 +9,7 @@ from agent.lint.image import Image
 from agent.lint.rules import Finding
 
 OURS = ("tpm2cloud-firstboot.service", "tpm2cloud.target")  # the target starts the service
+TIMERS = ("tpm2cloud-health.timer", "tpm2cloud-health-boot.timer")
 SOCKETS = ("aziot-keyd.socket", "aziot-certd.socket", "aziot-identityd.socket")
 TPMD = "aziot-tpmd.socket"
 ACTIVATED = tuple(socket.replace(".socket", ".service") for socket in (*SOCKETS, TPMD))
@@ -64,6 +65,15 @@ def _why_not(image: Image, unit: str, path: str) -> Finding:
     return rules.PRESET_DISABLES.at(image, preset, f"it disables {unit}", unit=unit)
 
 
+def companion(image: Image, _: Config | None) -> Iterator[Finding]:
+    """Certificates last for a year or so, and nobody notices before."""
+    for unit in TIMERS:
+        path = unitfiles.fragment(image, unit)
+        if path and not will_start(image, unit):
+            why = f"{unit} will not run: nobody renews the LDevID, or sees that renewals fail"
+            yield rules.HEALTH_NOT_ENABLED.at(image, path, why, unit=unit)
+
+
 def resource_manager(image: Image, conf: Config | None) -> Iterator[Finding]:
     """aziot-keyd's way to the TPM."""
     path = unitfiles.fragment(image, "tpm2-abrmd.service")
@@ -109,4 +119,4 @@ def clock_and_network(image: Image, _: Config | None) -> Iterator[Finding]:
         yield rules.NETWORK_ABSENT.at(image, "/etc/systemd/system", why)
 
 
-CHECKS = (ours, resource_manager, aziot, activated, added, clock_and_network)
+CHECKS = (ours, companion, resource_manager, aziot, activated, added, clock_and_network)

@@ -9,6 +9,9 @@ TOP = Path(__file__).parents[2]
 OURS = TOP / "systemd"
 SYSTEM = Path("/lib/systemd/system")
 FIRSTBOOT = "tpm2cloud-firstboot.service"
+HEALTH = "tpm2cloud-health.service"
+TIMERS = ("tpm2cloud-health.timer", "tpm2cloud-health-boot.timer")
+COMMON = OURS / "tpm2cloud-.service.d/00-tpm2cloud.conf"  # of all our services
 DAEMONS = ("keyd", "certd", "identityd", "tpmd")
 SOCKETS = (*(f"aziot-{name}.socket" for name in DAEMONS), "aziot-edged.mgmt.socket",
            "aziot-edged.workload.socket")  # fmt: skip
@@ -40,11 +43,11 @@ PROGRAMS = ("tpm2cloud", "journalctl", "aziotd")
 Settings = dict[str, list[str]]
 
 
-def read(path: Path) -> Settings:
+def read(*paths: Path) -> Settings:
     """`Section.Key` and its values, in order; an empty one resets, as systemd.syntax(7) says."""
     found: Settings = {}
     section = ""
-    for line in path.read_text().splitlines():
+    for line in "".join(path.read_text() for path in paths).splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif line and not line.startswith(("#", ";")):
@@ -52,6 +55,11 @@ def read(path: Path) -> Settings:
             values = found.setdefault(f"{section}.{key}", [])
             values.append(value) if value else values.clear()
     return found
+
+
+def ours(service: str) -> Settings:
+    """A service of ours, with what it has in common with the others."""
+    return read(OURS / service, COMMON)
 
 
 def words(settings: Settings, key: str) -> list[str]:
@@ -77,8 +85,9 @@ def tree(root: Path, *, also: Path | None = None) -> Path:
     programs.mkdir(parents=True)
     for target in SYSTEM.glob("*.target"):
         shutil.copy(target, units, follow_symlinks=False)
-    for each in (*OURS.glob("*.service"), *OURS.glob("*.target")):
-        shutil.copy(each, units)
+    for each in OURS.glob("tpm2cloud*.[st]*"):
+        if each.is_file():
+            shutil.copy(each, units)
     for each in (*OURS.glob("*.d"), *(also.iterdir() if also else ())):
         shutil.copytree(each, units / each.name, dirs_exist_ok=True)
     _aziot(units)
@@ -128,10 +137,10 @@ def _dump(text: str) -> dict[str, Settings]:
     return found
 
 
-def exposure(unit: Path, *, at_most: int) -> subprocess.CompletedProcess[str]:
+def exposure(root: Path, unit: str, *, at_most: int) -> subprocess.CompletedProcess[str]:
     """`systemd-analyze security`; `at_most` in tenths."""
-    options = ["--offline=true", f"--threshold={at_most}", "--no-pager"]
-    return _run(["systemd-analyze", "security", *options, str(unit)])
+    options = ["--offline=true", f"--root={root}", f"--threshold={at_most}", "--no-pager"]
+    return _run(["systemd-analyze", "security", *options, unit])
 
 
 def version() -> int:
