@@ -136,6 +136,16 @@ class CertificateFileUnusable(ConfigError):
     remedy = "See what is in {path}: it must be what the CA answered, unchanged"
 
 
+class LdevidExpired(ConfigError):
+    """The LDevID does not work any more, and ldevid.recover names no way to get it back."""
+
+    code = "ldevid-expired"
+    remedy = (
+        "Set ldevid.recover to ['login'] (as at the first boot) or ['ek'], or have a certificate "
+        "issued for the key in '{key}', and put it into '{path}'"
+    )
+
+
 class AziotConfigInvalid(ConfigError):
     """IoT Edge's own config.toml is there, but it is no TOML."""
 
@@ -815,6 +825,13 @@ class EstNoTpmEnroll(EstNotFound):
     )
 
 
+class EstNoReenroll(EstNotFound):
+    """The EST server has no simplereenroll (404, 405, 501)."""
+
+    code = "est-no-simplereenroll"
+    remedy = "Nothing to do: the certificate is renewed by simpleenroll instead"
+
+
 class EstEkRefused(Refused):
     """The EST server cannot use this TPM's EK, or the EK certificate (422; if it is ECC, 500)."""
 
@@ -883,6 +900,26 @@ class IssuedAsCa(IssuedWrong):
     """The certificate that the CA issued would make this device a CA."""
 
     code = "issued-as-ca"
+
+
+class RenewalBringsNothing(IssuedWrong):
+    """A renewed certificate does not last longer than the one it should take the place of."""
+
+    code = "renewal-brings-nothing"
+    remedy = (
+        "The one in use stays. Is the CA's own certificate near its end, or the lifetime in its "
+        "profile too short? Ask whoever runs the CA"
+    )
+
+
+class RenewedRefused(Refused):
+    """The EST server does not accept the certificate that it has just issued."""
+
+    code = "renewed-refused"
+    remedy = (
+        "The new certificate was discarded, the one in use stays. Does {host} trust the CA that "
+        "issues now? Its log tells more"
+    )
 
 
 class TcgCsrGarbled(Refused):

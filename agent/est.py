@@ -20,6 +20,7 @@ from agent.errors import (
     EstBadRequest,
     EstForbidden,
     EstGarbled,
+    EstNoReenroll,
     EstNotFound,
     EstPending,
     EstRedirected,
@@ -46,6 +47,11 @@ _REFUSALS: dict[int, Refusal] = {
     415: (EstBadRequest, "the request was refused"),
     422: (EstBadRequest, "the request was refused"),
 }
+
+
+_NO_REENROLL: Mapping[int, Refusal] = dict.fromkeys(
+    (404, 405, 501), (EstNoReenroll, "the server has no simplereenroll at this address")
+)
 
 
 @dataclass(frozen=True)
@@ -119,9 +125,22 @@ class Est:
 
         Raises also EstPending (75; `seconds` says how long the CA wants), and CsrInvalid.
         """
-        doing = f"enroll at {self.url}"
+        return self._enrolled(f"enroll at {self.url}", "simpleenroll", csr)
+
+    def simplereenroll(self, csr: x509.CertificateSigningRequest) -> list[x509.Certificate]:
+        """As `simpleenroll`, to renew or rekey the certificate that TLS logs in with, whose subject
+        and subjectAltName the `csr` repeats (RFC 7030, 4.2.2). Raises also EstNoReenroll."""
+        return self._enrolled(f"enroll again at {self.url}", "simplereenroll", csr, _NO_REENROLL)
+
+    def _enrolled(
+        self,
+        doing: str,
+        operation: str,
+        csr: x509.CertificateSigningRequest,
+        refusals: Mapping[int, Refusal] | None = None,
+    ) -> list[x509.Certificate]:
         body = wrapped(sound(doing, csr), 64, b"\n")
-        reply = self.post(doing, "simpleenroll", "application/pkcs10", body)
+        reply = self.post(doing, operation, "application/pkcs10", body, refusals)
         return self._certificates(doing, reply)
 
     def post(

@@ -18,6 +18,7 @@ from cryptography.x509 import (
     KeyUsage,
     Name,
     NameAttribute,
+    SubjectAlternativeName,
     SubjectKeyIdentifier,
     random_serial_number,
 )
@@ -31,6 +32,7 @@ from agent.errors import (
     IssuedWithWrongDates,
     IssuedWithWrongName,
     IssuedWrong,
+    RenewalBringsNothing,
 )
 
 ANY_USE = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
@@ -40,12 +42,27 @@ ANY_USE = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY
 
 def request(key: CertificateIssuerPrivateKeyTypes, cn: str) -> CertificateSigningRequest:
     """A CSR (RFC 2986) for a TLS client certificate with this CN, signed by `key`."""
-    return (
-        CertificateSigningRequestBuilder()
-        .subject_name(Name([NameAttribute(NameOID.COMMON_NAME, cn)]))
-        .add_extension(usage(), critical=True)
-        .add_extension(_client_auth(), critical=False)
-        .sign(key, hashes.SHA256())
+    name = Name([NameAttribute(NameOID.COMMON_NAME, cn)])
+    return _request(name).sign(key, hashes.SHA256())
+
+
+def renewal(
+    key: CertificateIssuerPrivateKeyTypes, certificate: Certificate
+) -> CertificateSigningRequest:
+    """A CSR like `request`'s for the names of this certificate, signed by `key`, its own or a new
+    one. Subject and subjectAltName are the same to the byte, for servers compare them so (RFC 7030,
+    4.2.2): what `cryptography` reads is strict DER, of which there is but one of each value."""
+    builder = _request(certificate.subject)
+    for each in certificate.extensions:
+        if isinstance(each.value, SubjectAlternativeName):
+            builder = builder.add_extension(each.value, critical=each.critical)
+    return builder.sign(key, hashes.SHA256())
+
+
+def _request(subject: Name) -> CertificateSigningRequestBuilder:
+    builder = CertificateSigningRequestBuilder().subject_name(subject)
+    return builder.add_extension(usage(), critical=True).add_extension(
+        _client_auth(), critical=False
     )
 
 
@@ -66,8 +83,9 @@ def issue(
     extensions: Sequence[ExtensionType] | None = None,
     password: bytes | None = None,
 ) -> Certificate:
-    """What a CA of our own does with a CSR; without `extensions`, for a TLS client. `password`: the
-    key's. Raises ValueError, also for a key that is not the CA's, or TypeError."""
+    """What a CA of our own does with a CSR; without `extensions`, for a TLS client, with the other
+    names that the CSR has. `password`: the key's. Raises ValueError, also for a key that is not the
+    CA's, or TypeError."""
     key = load_pem_private_key(ca_key_pem, password)
     # A PEM key may be of a kind that signs nothing (DH, X25519): it is not the CA's then. The types
     # below cannot know that.
@@ -86,9 +104,14 @@ def issue(
         .add_extension(SubjectKeyIdentifier.from_public_key(subject), critical=False)
         .add_extension(_authority(ca), critical=False)
     )
-    for each in [usage(), _client_auth()] if extensions is None else extensions:
+    for each in _of_client(csr) if extensions is None else extensions:
         builder = builder.add_extension(each, critical=isinstance(each, KeyUsage))
     return builder.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+
+
+def _of_client(csr: CertificateSigningRequest) -> list[ExtensionType]:
+    names = x509.extension(csr, SubjectAlternativeName)
+    return [usage(), _client_auth(), *([] if names is None else [names])]
 
 
 def _authority(ca: Certificate) -> AuthorityKeyIdentifier:
@@ -158,3 +181,20 @@ def check(leaf: Certificate, cn: str, now: datetime) -> None:
     may_sign = usage is None or usage.digital_signature
     if not may_sign or (purposes is not None and not ANY_USE & set(purposes)):
         raise IssuedWrong("cannot use the issued certificate: it is not for TLS clients")
+
+
+def check_renewed(leaf: Certificate, before: Certificate) -> None:
+    """Does a certificate that is good in itself do better than the one `before`, under the same
+    names? Raises IssuedWithWrongName, RenewalBringsNothing."""
+    names = [(c.subject, x509.extension(c, SubjectAlternativeName)) for c in (leaf, before)]
+    if names[0] != names[1]:
+        raise IssuedWithWrongName(
+            f"cannot use the renewed certificate: it is for '{x509.written(leaf.subject)}' and its "
+            "other names, which are not those of the one before"
+        )
+    new, old = leaf.not_valid_after_utc, before.not_valid_after_utc
+    if new <= old:
+        raise RenewalBringsNothing(
+            f"cannot renew the certificate: the new one ends at {new:%Y-%m-%d %H:%M}Z, and the "
+            f"one in use at {old:%Y-%m-%d %H:%M}Z"
+        )
