@@ -120,7 +120,10 @@ def scarce(room: Budget) -> Iterator[str]:
         yield f"the {name} hierarchy is switched off"
 
 
-def _room_in_words(room: Budget) -> Iterator[str]:
+def room_in_words(room: Room) -> Iterator[str]:
+    if not isinstance(room, Budget):
+        yield f"TPM: what is left in it cannot be told: {room}"
+        return
     slots = room.transient_used + room.transient_available
     told = [
         f"{room.persistent_used} keys kept, room for {room.persistent_available}",
@@ -136,7 +139,10 @@ def _room_in_words(room: Budget) -> Iterator[str]:
         yield f"Scarce in the TPM: {'; '.join(short)}."
 
 
-def _room_as_json(room: Budget) -> dict[str, Any]:
+def room_as_json(room: Room) -> dict[str, Any] | None:
+    """As Budget has it, and what is scarce; None if it cannot be told."""
+    if not isinstance(room, Budget):
+        return None
     sets = {"passwords": sorted(room.passwords), "disabled": sorted(room.disabled)}
     return {**asdict(room), **sets, "scarce": list(scarce(room))}
 
@@ -145,12 +151,11 @@ def _room_as_json(room: Budget) -> dict[str, Any]:
 
 
 def as_json(seen: Sequence[Seen], room: Room) -> dict[str, Any]:
-    """`tpm`: as Budget has it, and what is scarce; null if it cannot be told."""
     words = {PROVISIONED: "provisioned", NOT_YET: "not yet", FAILED: "failed", UNKNOWN: "unknown"}
     return {
         "state": words[verdict(seen)],
         "steps": [asdict(each) for each in seen],
-        "tpm": _room_as_json(room) if isinstance(room, Budget) else None,
+        "tpm": room_as_json(room),
     }
 
 
@@ -161,9 +166,7 @@ def as_text(seen: Sequence[Seen], room: Room) -> Iterator[str]:
         yield f"{each.step:{width}}  {each.state:7}  {each.detail}{code}".rstrip()
         if each.remedy:
             yield f"{'':{width}}           Remedy: {each.remedy}"
-    if isinstance(room, Budget):
-        yield from _room_in_words(room)
-    elif str(room) not in {each.detail for each in seen}:
-        yield f"TPM: what is left in it cannot be told: {room}"
+    if str(room) not in {each.detail for each in seen}:
+        yield from room_in_words(room)
     waits = verdict(seen) == NOT_YET and any(each.state == "waiting" for each in seen)
     yield f"This device is {SENTENCES[verdict(seen)]}{'; it is tried again' if waits else ''}."
