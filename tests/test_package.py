@@ -210,13 +210,16 @@ def test_upgrade_downgrade_and_removal_keep_the_state_and_purge_leaves_no_trace(
 def as_if_provisioned(system: Chroot) -> None:
     """What image builder, preset and service leave; the example edited, too."""
     wants = "/etc/systemd/system/tpm2cloud.target.wants"
+    wants_timers = "/etc/systemd/system/timers.target.wants"
     system.sh(
         f"""cd {ETC}
         cp config.toml.example config.toml
         echo '# mine' >>config.toml.example
         echo 'device.id = "x"' >config.d/1.toml
-        mkdir -p {STATE}/pkcs11 {wants} /run/tpm2cloud
+        mkdir -p {STATE}/pkcs11 /run/tpm2cloud {wants} {wants_timers} /var/lib/systemd/timers
         ln -s /lib/systemd/system/tpm2cloud-firstboot.service {wants}
+        ln -s /lib/systemd/system/tpm2cloud-health.timer {wants_timers}
+        touch /var/lib/systemd/timers/stamp-tpm2cloud-health.timer
         echo '{{}}' >{STATE}/pins.json
         chmod 600 {STATE}/pins.json
         echo token >{STATE}/pkcs11/tpm2_pkcs11.sqlite3"""
