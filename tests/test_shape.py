@@ -25,6 +25,7 @@ ALLOWED = {
     "deviceid": {"errors"},
     "x509": {"errors"},
     "x509_issued": {"errors", "x509"},
+    "x509_anchors": {"x509"},
     "x509_ek": {"x509"},
     "x509_der": {"x509"},
     "x509_path": {"x509_der"},
