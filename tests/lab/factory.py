@@ -119,7 +119,7 @@ def idevid_certificate(
 ) -> x509.Certificate:
     """cert-create.sh, method `ca`, with the subject of idevid.cnf.template."""
     issue: dict[Certificate, Callable[[], x509.Certificate]] = {
-        "good": lambda: oem.issue(key, board.subject),
+        "good": lambda: oem.issue(key, board.subject, lasts=20 * pki.YEAR),
         "other-key": lambda: oem.issue(pki.new_key(board.key).public_key(), board.subject),
         "expired": lambda: oem.issue(key, board.subject, starts=-3 * DAY, lasts=DAY),
         "not-yet": lambda: oem.issue(key, board.subject, starts=2 * DAY),

@@ -99,6 +99,7 @@ class Request:
     issuer: str
     serial: str
     fingerprint: str
+    issued: str = ""  # serial number of the certificate made, where the server says so
 
 
 @dataclass(frozen=True, kw_only=True)

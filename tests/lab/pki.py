@@ -126,11 +126,16 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256())
 
     def below(
-        self, title: str, kind: Kind = "ecc256", *, lasts: timedelta = 5 * YEAR
+        self,
+        title: str,
+        kind: Kind = "ecc256",
+        *,
+        starts: timedelta = -timedelta(hours=1),
+        lasts: timedelta = 5 * YEAR,
     ) -> "Authority":
         """An intermediate CA."""
         key = new_key(kind)
-        own = self.issue(key.public_key(), title, lasts=lasts, ca=True, usages=())
+        own = self.issue(key.public_key(), title, starts=starts, lasts=lasts, ca=True, usages=())
         return Authority(key, (own, *self.chain))
 
     def server(
@@ -139,13 +144,19 @@ class Authority:
         kind: Kind = "ecc256",
         *,
         also: Iterable[str] = (),
+        starts: timedelta = -timedelta(hours=1),
         lasts: timedelta = YEAR,
     ) -> "Tls":
         """What a server on localhost or 127.0.0.1 needs; `also`: further host names of its."""
         key = new_key(kind)
         names = [local_names(*also)]
         own = self.issue(
-            key.public_key(), "localhost", lasts=lasts, usages=[SERVER], extensions=names
+            key.public_key(),
+            "localhost",
+            starts=starts,
+            lasts=lasts,
+            usages=[SERVER],
+            extensions=names,
         )
         directory.mkdir(parents=True, exist_ok=True)
         files = Tls(directory / "server.pem", directory / "server.key", directory / "root.pem")
@@ -197,12 +208,12 @@ def root(
     title: str,
     kind: Kind = "ecc256",
     *,
+    starts: timedelta = -timedelta(hours=1),
     lasts: timedelta = 10 * YEAR,
     called: bytes | None = None,
 ) -> Authority:
     """A self-signed CA. `called`: its key's identifier, if not by SHA-1 (RFC 7093)."""
     key = new_key(kind)
-    starts = -timedelta(hours=1)
     own = None if called is None else x509.SubjectKeyIdentifier(called)
     builder = _builder(name(title), key, key.public_key(), title, starts, lasts, True, own)
     return Authority(key, (builder.sign(key, hashes.SHA256()),))

@@ -12,6 +12,7 @@ from tests.lab import factory, nginx, pki, process, swtpm
 from tests.lab.clock import Clock
 from tests.lab.est import EstServer
 from tests.lab.provisioning import Dps
+from tests.lab.renewing import RenewingEst
 
 USER = "device"
 HOST = "cloud.lab.test"  # what devices with a network of their own call this machine
@@ -33,26 +34,32 @@ class World:
         owner_lasts: timedelta = 5 * pki.YEAR,
         operations_lasts: timedelta = 5 * pki.YEAR,
         clock: Clock | None = None,
+        renewing: bool = False,
     ) -> None:
         """`kind`: keys of the CAs. The EST servers issue for 90 days, or as long as their CA is
         valid: `owner_lasts` and `operations_lasts` make shorter certificates. `clock`: the time
-        of the servers, and of every device in this world; without one it is ours."""
+        of the servers, and of every device in this world; without one it is ours. `renewing`: the
+        EST servers of owner and operator are `owner_server` and `operations_server`."""
         directory.mkdir(parents=True)
         self.directory, self.clock = directory, clock
-        self.oem = pki.authority("OEM CA", kind)
-        self.owner = pki.authority("Owner CA", kind, lasts=owner_lasts)
-        self.operations = pki.authority("Operations CA", kind, lasts=operations_lasts)
+        vendor = pki.root("OEM CA root", kind, lasts=30 * pki.YEAR)
+        self.oem = vendor.below("OEM CA", kind, lasts=25 * pki.YEAR)  # an IDevID is for life
+        self.owner_root = pki.root("Owner CA root", kind)
+        self.owner = self.owner_root.below("Owner CA", kind, lasts=owner_lasts)
+        self.operations_root = pki.root("Operations CA root", kind)
+        self.operations = self.operations_root.below("Operations CA", kind, lasts=operations_lasts)
         self.stations = pki.authority("Factory stations CA", kind)
         vouch = pki.authority("TLS CA", kind, lasts=10 * pki.YEAR)
         self.tls = vouch.server(directory / "tls", also=[HOST], lasts=9 * pki.YEAR)
         self.maker = directory / "maker"
         self.est_password, self.est_secret, self.operational_password = _secrets(3)
         self.factory_password, self.factory_secret = _secrets(2)
-        self._servers()
+        self._renewing: dict[str, RenewingEst] = {}
+        self._servers(renewing=renewing)
         self._boards: dict[factory.Board, Path] = {}
         self._stack = ExitStack()
 
-    def _servers(self) -> None:
+    def _servers(self, *, renewing: bool) -> None:
         at, tls = self.directory, self.tls
         self.oem_est = EstServer(at / "oem-est", self.oem, tls)
         self._owner_est = EstServer(at / "owner-est", self.owner, tls)
@@ -84,26 +91,52 @@ class World:
             password=self.operational_password,
             secret=_secrets(1)[0],
         )
+        if renewing:
+            self._renewing = {ca: self._renewing_est(ca) for ca in ("owner", "operations")}
         sites = [self.factory_est, self.owner_est, self.operations_est]
-        self._front = nginx.Front(at / "nginx", tls, sites, self.clock)
+        behind = [site for site in sites if site.name not in self._renewing]
+        self._front = nginx.Front(at / "nginx", tls, behind, self.clock)
         enrolled = [ca.save(at / name).root for name, ca in self._issuers().items()]
         self.dps = Dps(at / "dps", tls, enrolled, clock=self.clock)
         self.dps.behave(retry_after=0)
+
+    def _renewing_est(self, ca: str) -> RenewingEst:
+        root, issuer = getattr(self, f"{ca}_root"), getattr(self, ca)
+        site: nginx.Site = getattr(self, f"{ca}_est")
+        makers = [swtpm.roots(self.maker), self.maker / "issuercert.pem"]
+        where = self.directory / f"renewing-{ca}"
+        return RenewingEst(where, root, issuer, self.tls, site, makers, self.clock)
+
+    @property
+    def owner_server(self) -> RenewingEst:
+        """The server at `owner_est`, if it is one that renews."""
+        return self._renewing["owner"]
+
+    @property
+    def operations_server(self) -> RenewingEst:
+        return self._renewing["operations"]
 
     def _issuers(self) -> dict[str, pki.Authority]:
         return {"owner": self.owner, "operations": self.operations}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for server in (self.oem_est, self._owner_est, self._operations_est, self.dps):
-                stack.enter_context(server.running())
+            behind = [] if self._renewing else [self._owner_est, self._operations_est]
+            for est in (self.oem_est, *behind):
+                stack.enter_context(est.running())
+            stack.enter_context(self.dps.running())
             self._est = stack.enter_context(ExitStack())
-            self._est.enter_context(self._front.running())
+            self._start_est()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _start_est(self) -> None:
+        self._est.enter_context(self._front.running())
+        for server in self._renewing.values():
+            self._est.enter_context(server.running())
 
     @contextmanager
     def without_est(self) -> Iterator[None]:
@@ -112,15 +145,17 @@ class World:
         try:
             yield
         finally:
-            self._est.enter_context(self._front.running())
+            self._start_est()
 
     def requests(self, site: nginx.Site) -> list[nginx.Request]:
         """What `owner_est` or `operations_est` was asked so far, oldest first."""
+        if site.name in self._renewing:
+            return self._renewing[site.name].requests()
         return self._front.requests(site)
 
     def issued(self, site: nginx.Site) -> list[nginx.Request]:
         """The requests for which a certificate was issued."""
-        asked = [r for r in self.requests(site) if r.uri.endswith("/simpleenroll")]
+        asked = [r for r in self.requests(site) if r.uri.endswith("enroll")]
         return [r for r in asked if r.status == 200]
 
     def board(self, board: factory.Board) -> Path:
