@@ -120,7 +120,7 @@ def window(certificate: Certificate, share: float, spread: float, seed: bytes) -
     of this device says; late is halfway from there to the end."""
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     own = spread * jitter(seed)
-    begin = min(start + max(end - start, timedelta()) * (share + own), end)
+    begin = min(start + max(end - start, timedelta()) * min(share + own, 1), end)
     words = f"{_percent(share)} of its lifetime and {_percent(own)} for this device"
     return Window(begin, begin + (end - begin) / 2, end, words)
 
