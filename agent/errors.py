@@ -702,6 +702,23 @@ class IotedgeFailed(Later):
     remedy = "Look at: iotedge check; journalctl -u aziot-identityd -u aziot-certd -u aziot-keyd"
 
 
+class SystemctlFailed(Later):
+    """systemd or its journal cannot be asked about IoT Edge's services, or does not start one."""
+
+    code = "systemctl-failed"
+    remedy = "Look at: systemctl status 'aziot-*'; journalctl -u 'aziot-*'; it is tried again"
+
+
+class CertificateStuck(Later):
+    """A certificate or a service of IoT Edge's is stuck, and nothing more is done for now."""
+
+    code = "certificate-stuck"
+    remedy = (
+        "Look at: journalctl -u {unit}; iotedge check. How much is done per day says "
+        "health.interventions"
+    )
+
+
 class HubNotReached(Later):
     """DPS assigned this device to an IoT hub, but IoT Edge could not ask that for its modules."""
 

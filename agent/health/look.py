@@ -1,0 +1,224 @@
+"""Every certificate that this device lives by, as it is found: nothing is judged here, nobody is
+asked over the network, and no program is run."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509 import Certificate
+
+from agent import pkcs11, store, x509
+from agent.config import Config, Ldevid, share
+from agent.health import certd
+from agent.health.judge import Found, Window, window, window_of_certd
+from agent.state import State, read_json
+from agent.steps import idevid, ldevid_key
+from agent.steps.srk import HANDLE as SRK
+from agent.tpm import Tpm
+from agent.tpm.keyfile import Wrapped
+
+LDEVID, IDEVID = "ldevid", "idevid"
+T = TypeVar("T")
+
+
+def gather(tpm: Tpm, conf: Config, state: State, stopped: Mapping[str, str]) -> list[Found]:
+    """`stopped`: by certd's id, the words in which a service said that it gave a renewal up.
+
+    Raises TpmError, NoPermission, and what keeps the PKCS#11 store from being read; a file that
+    cannot be understood is found as such.
+    """
+    return [
+        *_ldevid(tpm, conf, state),
+        *_idevid(tpm, conf),
+        *_kept(conf, stopped),
+        *_anchors(conf),
+    ]
+
+
+def found_kept(conf: Config, wanted: str) -> Found | None:
+    """One of those that IoT Edge's services keep, by its id."""
+    return next((each for each in _kept(conf, {}) if each.name == wanted), None)
+
+
+# --- our own ---
+
+
+def _ldevid(tpm: Tpm, conf: Config, state: State) -> Iterator[Found]:
+    if conf.ldevid is None or conf.dps.attestation != "x509":
+        return
+    chain = _chain(store.read(state.ldevid_cert))
+    key = tpm.public(ldevid_key.HANDLE)
+    static = conf.operational is not None and conf.operational.issued_by == "static"
+    shown = "shown to DPS and the hub" if static else "logs in at the EST servers"
+    names = {LDEVID: f"who this device is to its owner; {shown}"}
+    if static:
+        names[certd.DEVICE_ID] = f"{shown}: it is the LDevID"
+    for name, what in names.items():
+        yield Found(
+            name=name,
+            what=what,
+            path=state.ldevid_cert,
+            chain=chain,
+            key=key.key if key else None,
+            has_key=key is not None,
+            window=_own_window(chain, conf.ldevid, state),
+            roots=_roots(conf.ldevid, state),
+        )
+
+
+def _own_window(chain: Sequence[Certificate] | None, conf: Ldevid, state: State) -> Window | None:
+    if not chain:
+        return None
+    return _readable(
+        lambda: window(chain[0], share(conf.renew_at), share(conf.spread), seed(state))
+    )
+
+
+def seed(state: State) -> bytes:
+    """What is this device's alone, and stays for as long as its TPM does."""
+    kept = read_json(state.tpm) or {}
+    return str(kept.get("ek") or kept.get("srk") or "").encode()
+
+
+def _roots(conf: Ldevid, state: State) -> list[Certificate] | None:
+    """Those of the configuration, and what came after them; None if they cannot be read, which is
+    told where they themselves are."""
+    path = conf.ca.certificate if conf.ca else conf.est and (conf.est.issuer or conf.est.trust)
+    found = x509.kept(store.read(path)) if path else []
+    with store.permitted(state.anchors):
+        files = sorted(state.anchors.iterdir()) if state.anchors.is_dir() else []
+    later = [each for file in files for each in x509.kept(store.read(file))]
+    return [*found, *later] if found else None
+
+
+def _idevid(tpm: Tpm, conf: Config) -> Iterator[Found]:
+    if conf.dps.attestation != "x509":
+        return
+    stored, key = idevid.stored(tpm, conf.idevid.certificate), tpm.public(idevid.HANDLE)
+    if stored is None and key is None and not conf.idevid.require:
+        return
+    data, place = stored or (None, str(conf.idevid.certificate))
+    yield Found(
+        name=IDEVID,
+        what="who its maker says this device is; logs in for the first LDevID",
+        path=Path(place),
+        chain=_stored(data),
+        key=key.key if key else None,
+        has_key=key is not None,
+        window=None,
+        roots=x509.kept(store.read(conf.idevid.trust)) or None,
+        needed=conf.idevid.require,
+    )
+
+
+def _stored(data: bytes | None) -> list[Certificate] | None:
+    if data is None:
+        return None
+    found = _readable(lambda: idevid.parsed(data))
+    return [found] if found else []
+
+
+# --- IoT Edge's ---
+
+
+def _kept(conf: Config, stopped: Mapping[str, str]) -> Iterator[Found]:
+    wanted = certd.kept(conf)
+    keys = _keys(conf) if wanted else {}
+    for each in wanted:
+        chain = _chain(store.read(each.path))
+        pairs = keys.get(each.id, ())
+        needed = each.needed or chain is not None
+        has_key = bool(pairs) or store.exists(certd.key_file(conf.aziot.state, each.id))
+        yield Found(
+            name=each.id,
+            what=each.what,
+            path=each.path,
+            chain=chain,
+            key=pairs[0] if len(pairs) == 1 else None,
+            has_key=has_key,
+            window=_service_window(chain, each),
+            roots=None,  # whoever the operator's EST server is of
+            stopped=stopped.get(each.id, ""),
+            needed=needed,
+            by=each.unit if needed else "",
+        )
+
+
+def _service_window(chain: Sequence[Certificate] | None, kept: certd.Kept) -> Window | None:
+    if not chain:
+        return None
+    return _readable(lambda: window_of_certd(chain[0], kept.threshold, kept.retry, kept.unit))
+
+
+def _keys(conf: Config) -> dict[str, list[CertificatePublicKeyTypes | None]]:
+    """The public keys of the pairs in the token, by their labels."""
+    token = pkcs11.look(conf.pkcs11.store, conf.pkcs11.token)
+    found: dict[str, list[CertificatePublicKeyTypes | None]] = {}
+    for key in token.keys if token else ():
+        public = Wrapped(key.public, key.private, SRK).look().key
+        found.setdefault(key.label, []).append(public)
+    return found
+
+
+# --- whom we trust ---
+
+
+def _anchors(conf: Config) -> Iterator[Found]:
+    """A file of CA certificates is as good as the one in it that lasts longest."""
+    for name, (path, what) in trust_files(conf).items():
+        chain = _chain(store.read(path))
+        yield Found(
+            name=name,
+            what=what,
+            path=path,
+            chain=sorted(chain, key=_end, reverse=True) if chain else chain,
+            key=None,
+            has_key=True,
+            window=None,
+            roots=None,
+        )
+
+
+def trust_files(conf: Config) -> dict[str, tuple[Path, str]]:
+    """Every file of CA certificates that is used, by its setting, and what for; each file once."""
+    if conf.dps.attestation == "tpm":
+        return {}
+    named: dict[str, tuple[Path, str]] = {}
+    if conf.ldevid and conf.ldevid.est:
+        est = conf.ldevid.est
+        named["ldevid.est.trust"] = est.trust, "vouches for the EST server of the LDevID"
+        if est.issuer:
+            named["ldevid.est.issuer"] = est.issuer, "issues the LDevID"
+    if conf.ldevid and conf.ldevid.ca:
+        named["ldevid.ca.certificate"] = conf.ldevid.ca.certificate, "issues the LDevID"
+    if conf.operational and conf.operational.issued_by == "est":
+        trust = conf.operational.trust
+        named["operational.trust"] = trust, "vouches for the operational EST server"
+    if conf.idevid.require:
+        named["idevid.trust"] = conf.idevid.trust, "issued the IDevID"
+    once: dict[Path, str] = {}
+    for name, (path, _) in named.items():
+        once.setdefault(path, name)
+    return {name: named[name] for name in once.values()}
+
+
+def _end(certificate: Certificate) -> datetime:
+    return certificate.not_valid_after_utc
+
+
+# --- reading ---
+
+
+def _chain(data: bytes | None) -> list[Certificate] | None:
+    """None: no file; empty: nothing in it can be read."""
+    return None if data is None else x509.kept(data)
+
+
+def _readable(make: Callable[[], T]) -> T | None:
+    """None for a certificate of which some part makes no sense: it is judged as such."""
+    try:
+        return make()
+    except x509.NONSENSE:
+        return None

@@ -1,0 +1,155 @@
+"""IoT Edge's services: what systemd says of them, what they said themselves, and their restart.
+
+`systemctl` and `journalctl` by $PATH. Words of the services are those of cert-renewal 1.6; a line
+of theirs begins with a time and a level, which are passed over.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from agent.aziot import words
+from agent.errors import SystemctlFailed
+from agent.health.certd import CERTD, EDGED, IDENTITYD
+from agent.health.ladder import Moment
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PATIENCE = 120.0  # seconds; a unit may take TimeoutStopSec=40 to stop
+SOCKETS = (
+    "aziot-keyd.socket",
+    "aziot-certd.socket",
+    "aziot-identityd.socket",
+    "aziot-tpmd.socket",
+    "aziot-edged.mgmt.socket",
+    "aziot-edged.workload.socket",
+)
+RENEWERS = (CERTD, IDENTITYD, EDGED)
+PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,InvocationID"
+
+# What they say when they give up, and when it goes on (engine.rs). The first two of the former are
+# followed by nothing ever more; the third by the end of the service, or by nothing, too.
+_GAVE_UP = (
+    re.compile(r"(Tried to renew (\S+), but .*\. \2 will no longer be auto-renewed)\."),
+    re.compile(r"(Failed to write new cert (\S+): .*)\."),
+    re.compile(r"(Failed to initialize cert renewal for (\S+): .*)\."),
+)
+_GOES_ON = re.compile(r"Certificate (\S+) (?:will be auto-renewed|was renewed)\.")
+_GREP = "auto-renewed|was renewed|write new cert|cert renewal for"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """As systemd has it: `active` "active", "failed", ...; `sub` "running", "auto-restart", ...;
+    `result` "success", "exit-code", ...; `restarts`: by systemd, because it failed, since somebody
+    last started it; `invocation`: another one at each start."""
+
+    name: str
+    active: str
+    sub: str
+    result: str
+    restarts: int
+    invocation: str
+
+    @property
+    def fails(self) -> bool:
+        """It is down, and should not be, or only waits for its next try."""
+        return self.active == "failed" or self.sub == "auto-restart"
+
+    def __str__(self) -> str:
+        again = f", started anew {self.restarts} times" if self.restarts else ""
+        return f"{self.active} ({self.sub}{again})"
+
+
+def moment() -> Moment:
+    """Now: CLOCK_BOOTTIME goes on while the machine sleeps, and nobody sets it."""
+    boot_id = BOOT_ID.read_text().strip()
+    return Moment(boot_id, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def states(units: Sequence[str]) -> dict[str, Unit]:
+    """Those of these services that are installed. Raises SystemctlFailed."""
+    found = _show([f"{each}.service" for each in units])
+    return {each.name: each for each in map(_unit, found)}
+
+
+def _show(units: Sequence[str]) -> list[dict[str, str]]:
+    """What there is to be said of those that are installed."""
+    blocks = _systemctl("show", f"--property={PROPERTIES}", *units).strip().split("\n\n")
+    said = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks]
+    return [each for each in said if each.get("LoadState") == "loaded"]
+
+
+def _unit(said: Mapping[str, str]) -> Unit:
+    restarts = said.get("NRestarts", "")
+    return Unit(
+        said.get("Id", "").removesuffix(".service"),
+        said.get("ActiveState", ""),
+        said.get("SubState", ""),
+        said.get("Result", ""),
+        int(restarts) if restarts.isdigit() else 0,
+        said.get("InvocationID", ""),
+    )
+
+
+def restart(*units: str) -> None:
+    """Raises SystemctlFailed."""
+    _systemctl("restart", *(f"{each}.service" for each in units))
+
+
+def start() -> None:
+    """All that `iotedge system stop` stopped: first the sockets, for aziot-identityd that finds
+    aziot-certd away takes its certificate for lost, and deletes the key. Raises SystemctlFailed."""
+    services = [f"{IDENTITYD}.service", f"{EDGED}.service"]
+    here = {each.get("Id") for each in _show([*SOCKETS, *services])}
+    for group in (SOCKETS, services):
+        if units := [each for each in group if each in here]:
+            _systemctl("start", *units)
+
+
+def stopped_renewals(since: datetime) -> dict[str, str]:
+    """The certificates, by certd's ids, of which their service said that it no longer renews them,
+    in its words; what it said before `since`, or took back later, does not count. Raises
+    SystemctlFailed."""
+    units = [f"--unit={each}.service" for each in RENEWERS]
+    at = f"--since=@{since.timestamp():.0f}"
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--grep={_GREP}", at]
+    given_up: dict[str, str] = {}
+    for line in _said("journalctl", [*command, *units], nothing=1).splitlines():
+        if goes_on := _GOES_ON.search(line):
+            given_up.pop(goes_on[1], None)
+        elif found := next(filter(None, (each.search(line) for each in _GAVE_UP)), None):
+            given_up[found[2]] = words(found[1].encode())
+    return given_up
+
+
+def _systemctl(verb: str, *arguments: str) -> str:
+    return _said(f"systemctl {verb}", ["systemctl", "--no-pager", verb, *arguments])
+
+
+def _said(doing: str, command: Sequence[str], nothing: int = 0) -> str:
+    """What it says. `nothing`: the status that means that there is nothing to say."""
+    program = shutil.which(command[0])
+    if program is None:
+        raise SystemctlFailed(f"cannot run '{doing}': it is not on the PATH")
+    try:
+        done = subprocess.run(  # noqa: S603 - found on the PATH, arguments are ours
+            [program, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            timeout=PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        why = getattr(e, "strerror", None) or f"it did not finish within {PATIENCE:g} seconds"
+        raise SystemctlFailed(f"cannot run '{doing}': {why}") from e
+    if done.returncode not in (0, nothing) or (done.returncode and done.stderr):
+        said = words(done.stderr) or f"it ended with status {done.returncode}"
+        raise SystemctlFailed(f"cannot run '{doing}': '{said}'")
+    return done.stdout.decode(errors="replace")
