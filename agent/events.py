@@ -77,6 +77,15 @@ HEALTH_CHANGED = Event(
     "@TPM2CLOUD_WHY@. What comes next: @TPM2CLOUD_NEXT@. An entry like this is written when a "
     "state changes, not at each run; for all of it: tpm2cloud health --dry-run",
 )
+ANCHOR_ACCEPTED = Event(
+    "anchor-accepted",
+    "@TPM2CLOUD_SUBJECT@ is trusted from now on (@TPM2CLOUD_SETTING@)",
+    "A CA that is trusted, @TPM2CLOUD_BY@, has signed a certificate for the name and key of this "
+    "one, which is how CAs make their successors known (RFC 4210, 4.4). It is valid until "
+    "@TPM2CLOUD_UNTIL@; SHA-256 fingerprint @TPM2CLOUD_FINGERPRINT@. It counts like those in the "
+    "file that @TPM2CLOUD_SETTING@ names, for as long as it follows from that file. If it should "
+    "not: put another file there, without the CA that has signed for it.",
+)
 FAILURE_NOT_KEPT = Event(
     "failure-not-kept",
     "A failure cannot be remembered",
