@@ -16,10 +16,12 @@ from tests.package.deb import Deb
 HOME = "/usr/lib/tpm2cloud"
 STATE = "/var/lib/tpm2cloud"
 ETC = "/etc/tpm2cloud"
+WANTS = "/etc/systemd/system"
 SMOKE = TOP / "debian/tests/smoke"
 # What dpkg, apt and ldconfig write for themselves, whatever the package.
 BOOKKEEPING = re.compile(
     r"/var/(lib/(dpkg|apt)|log|cache/(apt|ldconfig))(/|$)|/etc/ld\.so\.cache$|/tmp$|/$"
+    r"|/var/lib/systemd/timers$"  # systemd's own
 )
 
 
@@ -182,11 +184,16 @@ def test_upgrade_downgrade_and_removal_keep_the_state_and_purge_leaves_no_trace(
     before = minimal.files()
     minimal.run("apt-get", "-q", "-y", "install", old)
     as_if_provisioned(minimal)
+    as_if_by_a_version_without_timers(minimal)
     kept = of_the_device(minimal)
     assert kept[f"{STATE}/pins.json"].startswith("-rw------- 0:0 ")
 
     minimal.run("apt-get", "-q", "-y", "install", new)
-    assert of_the_device(minimal) == kept
+    brought = {path for path, what in of_the_device(minimal).items() if kept.get(path) != what}
+    timers = ("tpm2cloud-health.timer", "tpm2cloud-health-boot.timer")
+    assert brought == {f"{WANTS}/timers.target.wants/{timer}" for timer in timers}
+    minimal.sh(f"rm {WANTS}/timers.target.wants/tpm2cloud-health-boot.timer")  # an admin disables
+    kept = of_the_device(minimal)
     minimal.run("apt-get", "-q", "-y", "--allow-downgrades", "install", old)
     assert of_the_device(minimal) == kept
     every_module_is_compiled(minimal)
@@ -209,20 +216,35 @@ def test_upgrade_downgrade_and_removal_keep_the_state_and_purge_leaves_no_trace(
 
 def as_if_provisioned(system: Chroot) -> None:
     """What image builder, preset and service leave; the example edited, too."""
-    wants = "/etc/systemd/system/tpm2cloud.target.wants"
-    wants_timers = "/etc/systemd/system/timers.target.wants"
+    wanted = {
+        "multi-user.target.wants/tpm2cloud.target": "tpm2cloud.target",
+        "tpm2cloud.target.wants/tpm2cloud-firstboot.service": "tpm2cloud-firstboot.service",
+        "dev-tpmrm0.device.wants/tpm2cloud-firstboot.service": "tpm2cloud-firstboot.service",
+    }
+    links = [f"mkdir -p {WANTS}/{Path(link).parent}" for link in wanted]
+    links += [f"ln -s /lib/systemd/system/{unit} {WANTS}/{link}" for link, unit in wanted.items()]
     system.sh(
         f"""cd {ETC}
         cp config.toml.example config.toml
         echo '# mine' >>config.toml.example
         echo 'device.id = "x"' >config.d/1.toml
-        mkdir -p {STATE}/pkcs11 /run/tpm2cloud {wants} {wants_timers} /var/lib/systemd/timers
-        ln -s /lib/systemd/system/tpm2cloud-firstboot.service {wants}
-        ln -s /lib/systemd/system/tpm2cloud-health.timer {wants_timers}
-        touch /var/lib/systemd/timers/stamp-tpm2cloud-health.timer
+        mkdir -p {STATE}/pkcs11 /run/tpm2cloud
+        {"; ".join(links)}
         echo '{{}}' >{STATE}/pins.json
         chmod 600 {STATE}/pins.json
-        echo token >{STATE}/pkcs11/tpm2_pkcs11.sqlite3"""
+        echo token >{STATE}/pkcs11/tpm2_pkcs11.sqlite3
+        mkdir -p /var/lib/systemd/timers
+        touch /var/lib/systemd/timers/stamp-tpm2cloud-health.timer"""
+    )
+
+
+def as_if_by_a_version_without_timers(system: Chroot) -> None:
+    """dpkg's helper was not told of them, either."""
+    system.sh(
+        """cd /var/lib/systemd/deb-systemd-helper-enabled
+        grep -q health.timer tpm2cloud-firstboot.service.dsh-also
+        sed -i /health/d tpm2cloud*.dsh-also
+        rm tpm2cloud-health*"""
     )
 
 
