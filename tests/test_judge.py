@@ -226,6 +226,11 @@ def test_what_a_device_works_without_needs_nobody(expected: str) -> None:
     assert told.next.startswith("nothing: ")
 
 
+def test_what_a_service_gets_when_it_wants_it_is_missed_by_nobody() -> None:
+    told = judge(found(chain=None, window=None, needed=False, by="aziot-certd"), START)
+    assert (told.state, told.next) == ("missing", "got by aziot-certd when it is wanted")
+
+
 def test_who_gets_a_lost_certificate_anew_is_told_without_a_window() -> None:
     told = judge(found(chain=None, window=None, by=US), START)
     assert told.next == "got anew, as ldevid.recover allows, by this companion"

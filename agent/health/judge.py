@@ -69,7 +69,8 @@ class Found:
     looked at. `has_key`: False if there is none where it should be. `window`: None: nobody renews
     it, or it cannot be told when. `roots`: who is trusted to issue it; None: not to be checked.
     `stopped`: the words in which who should renew it said that it no longer does. `needed`: False
-    if this device works without it. `by`: who gets it anew if there is no window; '': nobody.
+    if this device works without it, or it is got when it is wanted. `by`: who gets it anew if there
+    is no window; '': nobody.
     """
 
     name: str
@@ -268,6 +269,8 @@ def _next(found: Found, state: Condition) -> str:
         return f"renewed by {found.renewer} from {_at(found.window.start)} on"
     if state in ("fresh", "due"):
         return f"renewed by {found.renewer}"
+    if state == "missing" and not found.needed:
+        return f"got by {found.renewer} when it is wanted"
     if found.renewer == US:
         again = "tried again" if state == "overdue" else "got anew, as ldevid.recover allows,"
         return f"{again} by {US}"

@@ -46,7 +46,7 @@ class Report:
 def verdict(report: Report) -> int:
     """The exit status: 0 all is well; 3 something is not, and is tried, or passes by itself; 4 a
     person is needed. What this device works without does not count."""
-    bad = [each for each in report.certificates if each.needed and each.state != "fresh"]
+    bad = [each for each in report.certificates if not _fine(each)]
     if any(not each.by and each.state != "not yet valid" for each in bad):
         return PERSON
     if report.problem and report.problem.status != os.EX_TEMPFAIL:
@@ -63,10 +63,14 @@ def changes(before: Mapping[str, str], report: Report) -> list[tuple[str, str, s
     found: list[tuple[str, str, str]] = []
     for each in report.certificates:
         was = before.get(each.name)
-        fine = each.state == "fresh" or not each.needed
-        if was != each.state and not (was is None and fine):
+        if was != each.state and not (was is None and _fine(each)):
             found.append((each.name, was or "unknown", each.state))
     return found
+
+
+def _fine(each: Judged) -> bool:
+    """Or not needed: not yet there, or nobody's to renew."""
+    return each.state == "fresh" or (not each.needed and (each.state == "missing" or not each.by))
 
 
 # --- for a person ---
