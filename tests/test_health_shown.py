@@ -236,7 +236,9 @@ def value(samples: dict[tuple[str, Labels], float], name: str, **labels: str) ->
 
 def test_prometheus_gets_dates_states_and_the_tpm() -> None:
     data = {"sent": 3100, "received": 5200, "limit": 0}
-    it = report(FRESH, DUE, FOR_EVER, services={"aziot-certd": "failed"}, data=data)
+    services = {"aziot-certd": "failed (failed, started anew 5 times)", "aziot-keyd": "active"}
+    services["aziot-edged"] = "active (running)"
+    it = report(FRESH, DUE, FOR_EVER, services=services, data=data)
     samples = scraped(it)
     for name, moment in {"not_before": START, "threshold": WINDOW.start, "not_after": END}.items():
         seconds = value(samples, f"certificate_{name}_seconds", certificate="device-id")
@@ -245,7 +247,8 @@ def test_prometheus_gets_dates_states_and_the_tpm() -> None:
     assert value(samples, "tpm_lockout_counter") == 1
     assert value(samples, "tpm_in_lockout") == 0
     assert value(samples, "data_bytes", direction="sent") == 3100
-    assert value(samples, "service_active", unit="aziot-certd") == 0
+    for unit, active in {"aziot-certd": 0, "aziot-keyd": 1, "aziot-edged": 1}.items():
+        assert value(samples, "service_active", unit=unit) == active
     assert value(samples, "health_last_run_seconds") == START.timestamp()
     assert value(samples, "health_verdict") == 3
 

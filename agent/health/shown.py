@@ -25,7 +25,8 @@ SENTENCES = {
 
 @dataclass(frozen=True)
 class Report:
-    """One look. `at`: when. `actions`: sentences. `services`: systemd's word for each unit.
+    """One look. `at`: when. `actions`: sentences. `services`: systemd's word for each unit, and
+    perhaps more of it: "active (running)".
 
     `data`: bytes "sent" and "received" today, and their "limit", 0 for none. `problem`: what
     stopped the run, or a part of it.
@@ -172,7 +173,8 @@ def _families(report: Report) -> Iterator[tuple[str, str, Iterable[Sample]]]:
     if isinstance(report.tpm, Budget):
         for name, told in _ROOM.items():
             yield f"tpm_{name}", told, [({}, getattr(report.tpm, name))]
-    active = [({"unit": unit}, state == "active") for unit, state in report.services.items()]
+    units = {unit: state.split(maxsplit=1)[:1] for unit, state in report.services.items()}
+    active = [({"unit": unit}, word == ["active"]) for unit, word in units.items()]
     yield "service_active", "Whether a service is active.", active
     data = [({"direction": name}, report.data.get(name, 0)) for name in ("sent", "received")]
     yield "data_bytes", "Bytes of today.", data
