@@ -22,7 +22,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,10 @@ def _renews(new: Certificate, old: Certificate) -> bool:
     return new.subject == old.subject and new.not_valid_after_utc > old.not_valid_after_utc
 
 
-def in_force(
-    conf: Config, state: State, now: datetime
-) -> list[tuple[str, Path, list[Certificate] | None]]:
-    """Each CA file by its setting, its path, and what `lines` says of it; empty: it cannot be read;
-    None: there is none."""
+def in_force(conf: Config, state: State) -> list[tuple[str, Path, list[Certificate] | None]]:
+    """Each CA file by its setting, its path, and what `lines` says of it now; empty: it cannot be
+    read; None: there is none."""
+    now = datetime.now(UTC)
     return [(each.setting, each.configured, _looked(each, now)) for each in every(conf, state)]
 
 

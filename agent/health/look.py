@@ -2,15 +2,16 @@
 asked over the network, and no program is run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509 import Certificate
 
-from agent import pkcs11, store, x509
+from agent import anchors, pkcs11, store, x509
 from agent.config import Config, Ldevid, share
+from agent.errors import TrustUnreadable
 from agent.health import certd
 from agent.health.judge import Found, Window, window, window_of_certd
 from agent.state import State, read_json
@@ -33,7 +34,7 @@ def gather(tpm: Tpm, conf: Config, state: State, stopped: Mapping[str, str]) -> 
         *_ldevid(tpm, conf, state),
         *_idevid(tpm, conf),
         *_kept(conf, stopped),
-        *_anchors(conf),
+        *_anchors(conf, state),
     ]
 
 
@@ -85,12 +86,12 @@ def seed(state: State) -> bytes:
 def _roots(conf: Ldevid, state: State) -> list[Certificate] | None:
     """Those of the configuration, and what came after them; None if they cannot be read, which is
     told where they themselves are."""
-    path = conf.ca.certificate if conf.ca else conf.est and (conf.est.issuer or conf.est.trust)
-    found = x509.kept(store.read(path)) if path else []
-    with store.permitted(state.anchors):
-        files = sorted(state.anchors.iterdir()) if state.anchors.is_dir() else []
-    later = [each for file in files for each in x509.kept(store.read(file))]
-    return [*found, *later] if found else None
+    try:
+        if conf.est:
+            return anchors.effective(anchors.issuance(conf.est, state), datetime.now(UTC))
+        return x509.anchors(conf.ca.certificate) if conf.ca else None
+    except TrustUnreadable:
+        return None
 
 
 def _idevid(tpm: Tpm, conf: Config) -> Iterator[Found]:
@@ -165,15 +166,18 @@ def _keys(conf: Config) -> dict[str, list[CertificatePublicKeyTypes | None]]:
 # --- whom we trust ---
 
 
-def _anchors(conf: Config) -> Iterator[Found]:
-    """A file of CA certificates is as good as the one in it that lasts longest."""
+def _anchors(conf: Config, state: State) -> Iterator[Found]:
+    """A file of CA certificates is as good as the one in it that lasts longest; where CAs name
+    their successors, as the first of those to expire that has none."""
+    followed = {path: found for _, path, found in anchors.in_force(conf, state)}
     for name, (path, what) in trust_files(conf).items():
         chain = _chain(store.read(path))
+        chain = sorted(chain, key=_end, reverse=True) if chain else chain
         yield Found(
             name=name,
             what=what,
             path=path,
-            chain=sorted(chain, key=_end, reverse=True) if chain else chain,
+            chain=followed.get(path, chain),
             key=None,
             has_key=True,
             window=None,
