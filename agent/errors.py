@@ -703,7 +703,7 @@ class IotedgeFailed(Later):
 
 
 class SystemctlFailed(Later):
-    """systemd or its journal cannot be asked about IoT Edge's services, or does not start one."""
+    """IoT Edge's services cannot be asked about, or started, through systemd or its journal."""
 
     code = "systemctl-failed"
     remedy = "Look at: systemctl status 'aziot-*'; journalctl -u 'aziot-*'; it is tried again"

@@ -79,6 +79,8 @@ def _bare(hint: Any) -> Any:
 def _kind(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(f'``"{each}"``' for each in get_args(hint))
+    if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:
+        return f"list of {_kind(get_args(hint)[0])}"
     return KINDS[hint]
 
 

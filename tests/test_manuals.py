@@ -13,7 +13,7 @@ import pytest
 
 from agent import cli, config_factory, events, lint
 from agent.errors import every_error
-from tests.lab import journald
+from tests.lab import journald, units
 from tests.test_shape import settings
 
 TOP = Path(__file__).parents[1]
@@ -156,7 +156,7 @@ def test_every_exit_status_is_in_the_manual(manual: str) -> None:
 
 def test_every_credential_is_in_the_manual_and_the_unit(manual: str) -> None:
     listed = terms(manual, "CREDENTIALS")
-    loaded = set(re.findall(r"^LoadCredential=([\w-]+)$", UNIT, re.MULTILINE))
+    loaded = set(units.read(units.COMMON)["Service.LoadCredential"])
     code = "".join(file.read_text() for file in (TOP / "agent").rglob("*.py"))
     read = set(re.findall(r'credentials\.read\(\s*"([\w-]+)"', code))
     read = {name for name in read if not name.startswith("factory-")}

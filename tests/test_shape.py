@@ -191,7 +191,8 @@ def walked(tree: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
 
 def shown_default(value: Any) -> set[str]:
     seconds = value.total_seconds() if hasattr(value, "total_seconds") else 0
-    durations = {f"{seconds:g}s", f"{seconds / 60:g}min", f"{seconds / 86400:g}d"}
+    units = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+    durations = {f"{seconds / unit:g}{name}" for name, unit in units.items()}
     listed = {str([str(each) for each in value])} if isinstance(value, tuple) else set()
     return {str(value), *durations, *listed}
 
