@@ -26,7 +26,7 @@ from agent.steps import Step, enrol, idevid, idevid_cert, idevid_key, preflight
 from agent.steps.ek import ek as ek_step
 from agent.steps.ek import trust as ek_trust
 from agent.steps.idevid import HANDLE
-from agent.tpm import Public, Tpm
+from agent.tpm import Tpm
 
 if TYPE_CHECKING:
     from agent import est
@@ -127,8 +127,8 @@ def _by_ca(ca: Ca, csr: CertificateSigningRequest) -> Certificate:
 def _by_est(line: Line, conf: Est, csr: CertificateSigningRequest) -> Answer:
     credential, client = _login(conf)
     server = enrol.Server(conf.url, conf.trust, conf.timeout.total_seconds(), credential, client)
-    ask = _attested(line, csr) if conf.enrol == "tpmenroll" else enrol.simply(csr)
-    return enrol.by_est(server, ask)
+    by_tpm = enrol.attested(line.tpm, line.genuine, HANDLE, csr)
+    return enrol.by_est(server, by_tpm if conf.enrol == "tpmenroll" else enrol.simply(csr))
 
 
 def _login(conf: Est) -> tuple["est.Basic | est.Secret | None", dict[str, object]]:
@@ -147,29 +147,6 @@ def _login(conf: Est) -> tuple["est.Basic | est.Secret | None", dict[str, object
             setting = "idevid.est.secret_file"
             return Secret(credentials.read("factory-est-secret", conf.secret_file, setting)), {}
     return None, {}
-
-
-def _attested(line: Line, csr: CertificateSigningRequest) -> enrol.Answer:
-    """GlobalSign's tpmenroll: the certificate comes encrypted, for the TPM that has both keys."""
-
-    def ask(server: "est.Est") -> list[Certificate]:
-        from agent.est_tpm import tpmenroll
-
-        genuine, tpm = line.genuine(), line.tpm
-        ek_public, key = _kept(tpm, genuine.kind.handle), _kept(tpm, HANDLE)
-        chain = genuine.encoded[:-1]  # all but the root
-        locked = tpmenroll(server, csr, chain, ek_public.tpmt, key.tpmt)
-        secret = tpm.activate(HANDLE, genuine.kind.handle, locked.credential, locked.secret)
-        return [locked.unlock(secret)]
-
-    return ask
-
-
-def _kept(tpm: Tpm, handle: int) -> Public:
-    found = tpm.public(handle)
-    if found is None:
-        raise RuntimeError(f"{handle:#x} is made by an earlier step")
-    return found
 
 
 def not_used(line: Line, cert_in: Path) -> bool:

@@ -158,6 +158,16 @@ def put(directory: Path, label: str, key: Key, *, below: bytes) -> None:
         rows.put(db, found[0], key)
 
 
+def drop(directory: Path, label: str, key: str, *, below: bytes) -> None:
+    """Take the key pair of this name out of the token `label`; other rows stay. Neither need be
+    there. A running program may go on with what it has read. Raises what `look` raises."""
+    path = directory / DATABASE
+    if _owner(path) is not None:
+        with rows.opened(path, "rw", "BEGIN IMMEDIATE") as db:
+            if (found := rows.token(db, path, label, below)) is not None:
+                rows.drop(db, found[0], key)
+
+
 def remove(directory: Path, label: str) -> None:
     """Remove the token `label` and its keys, whatever TPM they are of; others in the store stay.
     It need not be there. Raises what `look` raises."""

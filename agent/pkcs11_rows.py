@@ -269,5 +269,11 @@ def put(db: sqlite3.Connection, tokid: int, key: Key) -> None:
         _delete(db, rows[1:])
 
 
+def drop(db: sqlite3.Connection, tokid: int, label: str) -> None:
+    """The key pair of this name goes."""
+    named = [(n, row.get(f"{CLASS}")) for n, row in _objects(db, tokid) if _text(row) == label]
+    _delete(db, [n for n, kind in named if kind in (PUBLIC_KEY, PRIVATE_KEY)])
+
+
 def _delete(db: sqlite3.Connection, numbers: Sequence[int]) -> None:
     db.executemany("DELETE FROM tobjects WHERE id = ?", [(number,) for number in numbers])

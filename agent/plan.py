@@ -15,8 +15,10 @@ from agent.steps import Step, aziot, preflight
 from agent.steps.ek import ek, trust
 from agent.steps.enrol import load
 from agent.steps.idevid import idevid
+from agent.steps.ldevid import Ldevid
 from agent.steps.ldevid_cert import ldevid_cert
 from agent.steps.ldevid_key import ldevid_key
+from agent.steps.registration import registration
 from agent.steps.same_tpm import same_tpm
 from agent.steps.srk import srk
 from agent.steps.token import Token, token
@@ -36,7 +38,7 @@ def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
         ek(tpm, trust(config.tpm, state)),
         *_keys(config, tpm, state, who),
         aziot.configuration(config, state, who),
-        aziot.registration(config, state, who),
+        registration(config, state, who),
     ]
 
 
@@ -50,9 +52,9 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
     yield same_tpm(tpm, config, state)
     if config.ldevid is not None:
         ours = Token(config.pkcs11, state)
-        yield ldevid_key(tpm, state.ldevid_key, config.tpm.key, ours.recover, load)
-        yield token(tpm, ours, state.ldevid_key)
-        yield ldevid_cert(tpm, config.ldevid, config.idevid, state, who)
+        yield ldevid_key(tpm, state, config.tpm.key, ours.recover, load)
+        yield token(tpm, ours, state)
+        yield ldevid_cert(Ldevid(tpm, config, state, who))
 
 
 def run(steps: Sequence[Step]) -> None:

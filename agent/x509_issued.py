@@ -183,15 +183,18 @@ def check(leaf: Certificate, cn: str, now: datetime) -> None:
         raise IssuedWrong("cannot use the issued certificate: it is not for TLS clients")
 
 
-def check_renewed(leaf: Certificate, before: Certificate) -> None:
-    """Does a certificate that is good in itself do better than the one `before`, under the same
-    names? Raises IssuedWithWrongName, RenewalBringsNothing."""
+def check_names(leaf: Certificate, before: Certificate) -> None:
+    """Is it for whom the one `before` is? Raises IssuedWithWrongName."""
     names = [(c.subject, x509.extension(c, SubjectAlternativeName)) for c in (leaf, before)]
     if names[0] != names[1]:
         raise IssuedWithWrongName(
             f"cannot use the renewed certificate: it is for '{x509.written(leaf.subject)}' and its "
             "other names, which are not those of the one before"
         )
+
+
+def check_longer(leaf: Certificate, before: Certificate) -> None:
+    """Does it last longer than the one `before`? Raises RenewalBringsNothing."""
     new, old = leaf.not_valid_after_utc, before.not_valid_after_utc
     if new <= old:
         raise RenewalBringsNothing(

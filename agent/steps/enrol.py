@@ -1,24 +1,29 @@
 """Enrolment at an EST server, for whatever key: who logs in how, and what comes back."""
 
+import logging
 import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import Certificate, CertificateSigningRequest
 
 from agent import credentials, x509
-from agent.errors import Refused, ServerBusy, TlsCertificateUnusable
+from agent.errors import EstNoReenroll, Later, Refused, ServerBusy, TlsCertificateUnusable
 from agent.steps import idevid
-from agent.tpm import Tpm
+from agent.tpm import Public, Tpm
 
 if TYPE_CHECKING:
+    from agent.ek import Genuine
     from agent.est import Basic, Est, Secret
+    from agent.tpm.operations import Signer
 
+log = logging.getLogger(__name__)
 Answer = Callable[["Est"], list[Certificate]]
 
 
@@ -64,6 +69,57 @@ def simply(csr: CertificateSigningRequest) -> Answer:
     return ask
 
 
+def again(csr: CertificateSigningRequest) -> Answer:
+    """simplereenroll (RFC 7030, 4.2.2); where a server has none, simpleenroll by the same login.
+    What the CA would have liked to see, it is asked for only if it refuses."""
+
+    def ask(est: "Est") -> list[Certificate]:
+        try:
+            return _again(est, csr)
+        except Refused:
+            wanted: frozenset[str] = frozenset()
+            with suppress(Later):
+                wanted = _wanted(est)
+            with _hint(wanted, csr):
+                raise
+
+    return ask
+
+
+def _again(est: "Est", csr: CertificateSigningRequest) -> list[Certificate]:
+    try:
+        return est.simplereenroll(csr)
+    except EstNoReenroll as e:
+        log.debug("%s: by simpleenroll", e)
+        return est.simpleenroll(csr)
+
+
+def attested(
+    tpm: Tpm, genuine: Callable[[], "Genuine"], handle: int, csr: CertificateSigningRequest
+) -> Answer:
+    """GlobalSign's tpmenroll: the certificate comes encrypted, for the TPM that has both keys: the
+    EK, which its maker has certified, and the one at `handle`."""
+
+    def ask(est: "Est") -> list[Certificate]:
+        from agent.est_tpm import tpmenroll
+
+        found = genuine()
+        ek, key = _kept(tpm, found.kind.handle), _kept(tpm, handle)
+        chain = found.encoded[:-1]  # all but the root
+        locked = tpmenroll(est, csr, chain, ek.tpmt, key.tpmt)
+        secret = tpm.activate(handle, found.kind.handle, locked.credential, locked.secret)
+        return [locked.unlock(secret)]
+
+    return ask
+
+
+def _kept(tpm: Tpm, handle: int) -> Public:
+    found = tpm.public(handle)
+    if found is None:
+        raise RuntimeError(f"{handle:#x} is made by an earlier step")
+    return found
+
+
 def _wanted(est: "Est") -> frozenset[str]:
     """The OIDs the CA would like to see (RFC 7030, 4.5.2); a server need not offer any."""
     try:
@@ -99,11 +155,35 @@ def _hint(wanted: frozenset[str], csr: CertificateSigningRequest) -> Iterator[No
 @contextmanager
 def by_idevid(tpm: Tpm, trust: Path, file: Path) -> Iterator[dict[str, Any]]:
     """The IDevID as TLS client certificate, its key in the TPM (RFC 7030, 3.3.2)."""
+    chain = idevid.chain(tpm, trust, file)
+    key = tpm.signer(idevid.HANDLE, known=True)  # its maker's certificate vouches for it
+    with by_key(key, x509.shown(chain)) as client:
+        yield client
+
+
+class Witness:
+    """A key in the TPM that remembers whether it signed: a server that asks for no certificate sees
+    none, and its reply says nothing about ours."""
+
+    def __init__(self, signer: "Signer") -> None:
+        self._signer, self.signed = signer, False
+
+    @property
+    def public_key(self) -> RSAPublicKey | EllipticCurvePublicKey:
+        return self._signer.public_key
+
+    def sign(self, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:
+        self.signed = True
+        return self._signer.sign(digest, hash_name, pss=pss)
+
+
+@contextmanager
+def by_key(signer: "Signer", chain: Sequence[Certificate]) -> Iterator[dict[str, Any]]:
+    """A TLS client certificate, leaf first, whose key is in the TPM."""
     from agent.tpm.provider import TlsKey
 
-    chain = idevid.chain(tpm, trust, file)
-    key = TlsKey(tpm.signer(idevid.HANDLE, known=True))  # its maker's certificate vouches for it
-    with _memory(x509.pem(x509.shown(chain))) as path:
+    key = TlsKey(signer)
+    with _memory(x509.pem(chain)) as path:
         yield {
             "identify": lambda context: key.load_into(context, path),
             "explain": key.raise_if_failed,

@@ -8,6 +8,7 @@ from threading import Thread
 from agent import journal, store
 from agent.errors import HandleOccupied, LdevidKeyLost
 from agent.events import LDEVID_KEY_REPLACED
+from agent.state import State
 from agent.steps import Step, srk
 from agent.tpm import Public, Tpm
 from agent.tpm.keyfile import Wrapped, from_pem, to_pem
@@ -19,9 +20,11 @@ Recover = Callable[[Public], Wrapped | None]
 
 
 def ldevid_key(
-    tpm: Tpm, file: Path, kind: KeyType, recover: Recover, meanwhile: Callable[[], None]
+    tpm: Tpm, state: State, kind: KeyType, recover: Recover, meanwhile: Callable[[], None]
 ) -> Step:
-    """`recover`: the wrapped blobs of a key, if a token still has them though the file is gone.
+    """The one of the slot in use.
+
+    `recover`: the wrapped blobs of a key, if a token still has them though the file is gone.
     `meanwhile`: what can be got ready, in a thread, while the TPM makes a key: a discrete one
     takes seconds.
 
@@ -31,6 +34,7 @@ def ldevid_key(
     """
 
     def done() -> str | None:
+        file = state.ldevid_key
         have, kept = tpm.public(HANDLE), read(file)
         if have is not None and kept is not None and have.blob == kept.public:
             return f"{HANDLE:#x} {have}"
@@ -39,7 +43,7 @@ def ldevid_key(
         return None
 
     def apply() -> None:
-        have = tpm.public(HANDLE)
+        have, file = tpm.public(HANDLE), state.ldevid_key
         key = read(file) or (recover(have) if have else None)
         if key is None:
             Thread(target=meanwhile).start()
@@ -49,13 +53,22 @@ def ldevid_key(
             return
         with tpm.load(key.parent, key.public, key.private) as loaded:
             if have is not None:
-                about = journal.about(LDEVID_KEY_REPLACED, handle=hex(HANDLE))
-                what = "the LDevID key of an earlier installation"
-                log.warning("%s, at %#x, is replaced", what, HANDLE, extra=about)
+                _tell(have, state)
                 tpm.evict_ours(HANDLE)
             tpm.persist(loaded, HANDLE)
 
     return Step("ldevid-key", done, apply)
+
+
+def _tell(have: Public, state: State) -> None:
+    """What becomes of the key that was there: it makes room for its successor, unless nobody here
+    knows it."""
+    before = read(state.other.ldevid_key)
+    if before is not None and before.public == have.blob:
+        return
+    about = journal.about(LDEVID_KEY_REPLACED, handle=hex(HANDLE))
+    what = "the LDevID key of an earlier installation"
+    log.warning("%s, at %#x, is replaced", what, HANDLE, extra=about)
 
 
 def _foreign(kept: Wrapped | None, file: Path) -> HandleOccupied | LdevidKeyLost:

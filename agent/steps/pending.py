@@ -1,4 +1,8 @@
-"""A CSR on its way: made once, and the same one again when the CA said "come back later"."""
+"""A CSR on its way: made once, and the same one again when the CA said "come back later".
+
+What it is for is kept with it: the answer to a first enrolment is no renewal, nor the other way
+round.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +17,8 @@ from agent.errors import EstPending, Later
 from agent.state import read_json, write_json
 from agent.tpm import Public
 
+ENROLMENT, RENEWAL, BY_EK = "enrolment", "renewal", "enrolment by the EK"
+
 
 @dataclass(frozen=True)
 class Told:
@@ -20,18 +26,24 @@ class Told:
 
     csr: CertificateSigningRequest
     url: str
+    purpose: str
     since: float
     until: float
     why: str
 
 
 def request(
-    pending: Path, key: Public | None, url: str, make: Callable[[], CertificateSigningRequest]
+    pending: Path,
+    key: Public | None,
+    url: str,
+    make: Callable[[], CertificateSigningRequest],
+    purpose: str = ENROLMENT,
 ) -> CertificateSigningRequest:
-    """The CSR that this CA told us to come back with, if it is for the same key and says the same;
-    else the one that is made now. Raises EstPending before the time it told us."""
+    """The CSR that this CA told us to come back with, if it is for the same purpose and key, and
+    says the same; else the one that is made now. Raises EstPending before the time it told us."""
     kept = _told(pending)
-    if not kept or not key or (kept.csr.public_key(), kept.url) != (key.key, url):
+    asked = key and (key.key, url, purpose)
+    if not kept or (kept.csr.public_key(), kept.url, kept.purpose) != asked:
         return make()
     new = make()
     if (new.subject, _extensions(new)) != (kept.csr.subject, _extensions(kept.csr)):
@@ -50,7 +62,8 @@ def _told(pending: Path) -> Told | None:
     try:
         csr = load_pem_x509_csr(str(kept["csr"]).encode())
         since, until = float(kept["since"]), float(kept["until"])
-        return Told(csr, str(kept["url"]), since, until, str(kept["why"]))
+        purpose = str(kept.get("purpose", ENROLMENT))
+        return Told(csr, str(kept["url"]), purpose, since, until, str(kept["why"]))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -64,7 +77,9 @@ def _wait(kept: Told) -> None:
 
 
 @contextmanager
-def held(pending: Path, csr: CertificateSigningRequest, url: str) -> Iterator[None]:
+def held(
+    pending: Path, csr: CertificateSigningRequest, url: str, purpose: str = ENROLMENT
+) -> Iterator[None]:
     """ "Come back later" (202, or Retry-After of a busy server) is kept over restarts."""
     try:
         yield
@@ -73,5 +88,5 @@ def held(pending: Path, csr: CertificateSigningRequest, url: str) -> Iterator[No
             since = time.time()
             pem = csr.public_bytes(Encoding.PEM).decode()
             told = {"since": since, "until": since + e.seconds, "why": str(e)}
-            write_json(pending, {"csr": pem, "url": url, **told})
+            write_json(pending, {"csr": pem, "url": url, "purpose": purpose, **told})
         raise

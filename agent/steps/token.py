@@ -3,16 +3,13 @@
 import json
 import pwd
 import secrets
-from pathlib import Path
 
 from agent import config, pkcs11, store
 from agent.errors import TokenPinsLost, UserMissing
-from agent.state import State, read_json
+from agent.state import SLOTS, State, read_json
 from agent.steps import Step, ldevid_key, srk
 from agent.tpm import Public, Tpm
 from agent.tpm.keyfile import Wrapped
-
-KEY = "ldevid"  # CKA_LABEL
 
 
 class Token:
@@ -43,17 +40,19 @@ class Token:
         return user.pw_uid, user.pw_gid
 
     def recover(self, public: Public) -> Wrapped | None:
-        """The blobs of the LDevID key, if the token has them."""
+        """The blobs of an LDevID key, whichever slot's it is, if the token has them."""
         found = pkcs11.look(self.conf.store, self.conf.token)
         for key in found.keys if found else ():
-            if key.label == KEY and key.public == public.blob:
+            if key.label in SLOTS and key.public == public.blob:
                 return Wrapped(key.public, key.private, srk.HANDLE)
         return None
 
 
-def token(tpm: Tpm, ours: Token, key_file: Path) -> Step:
+def token(tpm: Tpm, ours: Token, slot: State) -> Step:
+    """With the key of the slot in it, under the slot's name (CKA_LABEL)."""
+
     def done() -> str | None:
-        key = ldevid_key.read(key_file)
+        key = ldevid_key.read(slot.ldevid_key)
         found = _look(tpm, ours)
         if found is None or key is None:
             return None
@@ -62,13 +61,13 @@ def token(tpm: Tpm, ours: Token, key_file: Path) -> Step:
                 f"cannot use the token '{found.label}': its PINs are not known here",
                 path=ours.conf.store,
             )
-        if not found.holds(KEY, key.public) or found.owner != ours.owner():
+        if not found.holds(slot.slot, key.public) or found.owner != ours.owner():
             return None
-        return f"'{found.label}' in {ours.conf.store}, with the key '{KEY}'"
+        return f"'{found.label}' in {ours.conf.store}, with the key '{slot.slot}'"
 
     def apply() -> None:
         directory, label = ours.conf.store, ours.conf.token
-        key = _key(ldevid_key.read(key_file))
+        key = _key(slot.slot, ldevid_key.read(slot.ldevid_key))
         if _look(tpm, ours) is not None:
             pkcs11.put(directory, label, key, below=tpm.serialized(srk.HANDLE))
             pkcs11.own(directory, ours.owner())
@@ -93,12 +92,12 @@ def _look(tpm: Tpm, ours: Token) -> pkcs11.Token | None:
     return pkcs11.look(ours.conf.store, ours.conf.token, below=tpm.serialized(srk.HANDLE))
 
 
-def _key(wrapped: Wrapped | None) -> pkcs11.Key:
+def _key(label: str, wrapped: Wrapped | None) -> pkcs11.Key:
     if wrapped is None:
         raise RuntimeError("the LDevID key is made before the token")
     public = wrapped.look()
     if public.key is None:
         raise RuntimeError("the LDevID key is an asymmetric one")
     return pkcs11.Key(
-        KEY, wrapped.public, wrapped.private, public.key, public.signs, public.decrypts
+        label, wrapped.public, wrapped.private, public.key, public.signs, public.decrypts
     )

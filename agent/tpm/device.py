@@ -12,7 +12,7 @@ from tpm2_pytss.types import TPMT_SIG_SCHEME
 from agent.errors import HandleOccupied
 from agent.tpm.esys import speaking
 from agent.tpm.inventory import Inventory
-from agent.tpm.objects import PublicKey
+from agent.tpm.objects import PublicKey, Transient
 
 HASHES = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
 
@@ -26,14 +26,14 @@ class Tpm(Inventory):
 
     def sign(
         self,
-        handle: int,
+        handle: int | Transient,
         digest: bytes,
         hash_name: str,
         *,
         pss: bool = False,
         known: bool = False,
     ) -> bytes:
-        """Sign a digest ("sha256", "sha384", "sha512") with the unrestricted key at `handle`.
+        """Sign a digest ("sha256", "sha384", "sha512") with an unrestricted key.
 
         RSA: RSASSA (PKCS #1 v1.5), or RSAPSS with a salt as long as the digest; big-endian, of the
         modulus' size. ECC: ECDSA, DER (RFC 3279, 2.2.3); TCG's IDevID takes "sha256" only. The
@@ -41,7 +41,7 @@ class Tpm(Inventory):
         `private_key`. Raises HandleOccupied.
         """
         with (
-            speaking(f"sign with {handle:#x}"),
+            speaking(_signing(handle)),
             self._using(handle, known=known) as (key, public),
             self._as_user(public) as session,
         ):
@@ -53,15 +53,15 @@ class Tpm(Inventory):
 
     @contextlib.contextmanager
     def private_key(
-        self, handle: int, *, known: bool = False
+        self, handle: int | Transient, *, known: bool = False
     ) -> Iterator[CertificateIssuerPrivateKeyTypes]:
-        """The key at `handle`, as `cryptography` wants one to sign a CSR: for one signature.
+        """A key as `cryptography` wants one to sign a CSR: for one signature.
 
         `known`: whoever made it has left its password empty; without that, raises HandleOccupied
         for one that `locks`.
         """
         with (
-            speaking(f"sign with {handle:#x}"),
+            speaking(_signing(handle)),
             self._using(handle, known=known) as (key, public),
             self._as_user(public) as session,
         ):
@@ -69,19 +69,24 @@ class Tpm(Inventory):
             kind = tpm_ecc_private_key if ecc else tpm_rsa_private_key
             yield kind(self.esys, key, session)
 
-    def signer(self, handle: int, *, known: bool = False) -> "Signer":
-        """The key at `handle` for TLS; valid while this Tpm is open. `known`: as for
+    def signer(self, handle: int | Transient, *, known: bool = False) -> "Signer":
+        """A key for TLS; valid while this Tpm is open, and the key loaded. `known`: as for
         `private_key`."""
-        public = self.public(handle)
+        public = handle.public if isinstance(handle, Transient) else self.public(handle)
         if public is None or public.key is None:
-            raise HandleOccupied(f"no signing key at {handle:#x}", handle=hex(handle))
+            why = f"cannot {_signing(handle)}: there is no signing key"
+            raise HandleOccupied(why, handle="" if isinstance(handle, Transient) else hex(handle))
         return Signer(self, handle, public.key, known=known)
+
+
+def _signing(key: int | Transient) -> str:
+    return f"sign with {'a loaded key' if isinstance(key, Transient) else hex(key)}"
 
 
 class Signer:
     """A key in the TPM as the TLS provider wants it: a public key, and one way to sign."""
 
-    def __init__(self, tpm: Tpm, handle: int, key: PublicKey, *, known: bool) -> None:
+    def __init__(self, tpm: Tpm, handle: int | Transient, key: PublicKey, *, known: bool) -> None:
         self._tpm, self._handle, self.public_key, self._known = tpm, handle, key, known
 
     def sign(self, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:

@@ -1,0 +1,68 @@
+"""How a device gets back an LDevID that does not work any more: it was in a drawer for too long, or
+the disk has lost it.
+
+`ldevid.recover` says by what it may, one after the other. The very first certificate is no matter
+of that: it is always got by the login that the configuration names.
+"""
+
+from collections.abc import Callable, Sequence
+
+from cryptography.x509 import Certificate
+
+from agent import store
+from agent.errors import AgentError, ConfigError, LdevidExpired, Refused, TpmError
+from agent.steps import ldevid_enrol, ldevid_key, ldevid_renewal
+from agent.steps.ldevid import Ldevid
+
+RUNGS: dict[str, Callable[[Ldevid], Sequence[Certificate]]] = {
+    "login": ldevid_enrol.by_login,
+    "ek": ldevid_enrol.by_ek,
+}
+
+
+def obtain(ours: Ldevid) -> None:
+    """The first certificate, or one instead of what does not work. Raises what enrolling does, and
+    LdevidExpired."""
+    state = ours.state
+    if store.exists(state.ldevid_cert) or store.exists(state.registration):
+        recover(ours)
+    else:
+        ldevid_renewal.put(ours, state, ldevid_enrol.by_login(ours))
+
+
+def recover(ours: Ldevid) -> str:
+    """How it was got, in words. If the one in use still works, though it is refused where it should
+    be renewed, what is got must be better than that. Raises LdevidExpired if no way is allowed, and
+    what stopped the last one that was."""
+    state = ours.state
+    if how := ldevid_renewal.accept(ours, state, ldevid_key.HANDLE):
+        return how
+    if not ours.conf.recover:
+        raise LdevidExpired(
+            f"cannot get the LDevID back: what is in '{state.ldevid_cert}' does not work any more, "
+            "and ldevid.recover names no way to get another",
+            key=state.ldevid_key,
+            path=state.ldevid_cert,
+        )
+    name, chain = _climb(ours)
+    how = f"got anew by {'a login' if name == 'login' else 'the EK'}"
+    if not ours.works():
+        ldevid_renewal.put(ours, state, chain)
+        return how
+    proof = ldevid_renewal.proven(ours, state, ldevid_key.HANDLE, chain, anyway=True)
+    return f"{how}; {proof}"
+
+
+def _climb(ours: Ldevid) -> tuple[str, Sequence[Certificate]]:
+    """What the first of the ways brings that leads anywhere. Who is told to come back later, or
+    finds nobody, has not been refused: that is waited for."""
+    failed: list[tuple[str, AgentError]] = []
+    for name in ours.conf.recover:
+        try:
+            return name, RUNGS[name](ours)
+        except (Refused, TpmError, ConfigError) as e:
+            failed.append((name, e))
+    last = failed[-1][1]
+    if before := "; ".join(f"by '{name}': {e}" for name, e in failed[:-1]):
+        last.args = (f"{last} (before that, {before})",)
+    raise last
