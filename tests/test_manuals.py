@@ -13,6 +13,7 @@ import pytest
 
 from agent import cli, config_factory, events, lint
 from agent.errors import every_error
+from agent.health import certd, judge, ladder, look
 from tests.lab import journald, units
 from tests.test_shape import settings
 
@@ -178,6 +179,13 @@ def test_every_step_is_in_the_manual(manual: str) -> None:
     steps = set(re.findall(r'Step\(\s*"([\w-]+)"', code))
     assert {"tpm", "registration"} <= steps
     assert steps <= terms(manual, "DESCRIPTION")
+
+
+def test_every_state_of_a_certificate_and_every_remedy_is_in_the_manual(manual: str) -> None:
+    text = manual.partition("\nLOOKING AFTER CERTIFICATES\n")[2].partition("\nCOMMANDS\n")[0]
+    names = look.LDEVID, look.IDEVID, certd.EST_ID, certd.DEVICE_ID, certd.EDGE_CA
+    for term in (*names, *judge.CONDITIONS, *ladder.RUNGS):
+        assert re.search(rf"^       {term}( +|\n +)\S", text, re.MULTILINE), term
 
 
 def test_every_check_of_an_image_is_in_the_manual(manual: str) -> None:
