@@ -261,6 +261,12 @@ def test_a_certificate_is_in_one_state_of_all(state: Condition) -> None:
         assert told == (each == state)
 
 
+def test_what_is_missing_and_not_needed_raises_no_alert() -> None:
+    there, absent = replace(FRESH, state="missing"), replace(FRESH, state="missing", needed=False)
+    assert 'state="missing"} 1' in textfile(report(there))
+    assert "certificate_state" not in textfile(report(absent))
+
+
 def test_a_file_for_prometheus_ends_with_a_line_end_and_has_no_empty_metrics() -> None:
     away = TpmUnavailable("it is away", tcti="device")
     text = textfile(report(tpm=away))

@@ -207,9 +207,11 @@ def _dates(report: Report, name: str) -> Iterator[Sample]:
 
 
 def _states(report: Report) -> Iterator[Sample]:
+    """Without what is not there and not needed: whoever has an alert for "missing" means others."""
     for each in report.certificates:
-        for state in CONDITIONS:
-            yield {"certificate": each.name, "state": state}, state == each.state
+        if each.needed or each.state != "missing":
+            for state in CONDITIONS:
+                yield {"certificate": each.name, "state": state}, state == each.state
 
 
 def _written(name: str, told: str, samples: Iterable[Sample]) -> Iterator[str]:
