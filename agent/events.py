@@ -86,6 +86,32 @@ ANCHOR_ACCEPTED = Event(
     "file that @TPM2CLOUD_SETTING@ names, for as long as it follows from that file. If it should "
     "not: put another file there, without the CA that has signed for it.",
 )
+INTERVENTION = Event(
+    "intervention",
+    "IoT Edge is helped, for @TPM2CLOUD_NAME@",
+    "A certificate or a service of IoT Edge's is stuck, and what was milder had its time: "
+    "@TPM2CLOUD_REASON@. About to @TPM2CLOUD_WHAT@. It counts among the health.interventions of "
+    "this day. What came of it is in a later entry.",
+)
+INTERVENTION_DONE = Event(
+    "intervention-done",
+    "IoT Edge was helped, for @TPM2CLOUD_NAME@",
+    "What came of it: @TPM2CLOUD_WHAT@. If it does not get well, the next remedy has its turn once "
+    "this one had its time (health.patience).",
+)
+INTERVENTION_PUT_OFF = Event(
+    "intervention-put-off",
+    "Nothing more is done for @TPM2CLOUD_NAME@ for now",
+    "@TPM2CLOUD_REASON@, but: @TPM2CLOUD_WHAT@. This is told once; look at: journalctl -u "
+    "@TPM2CLOUD_UNIT@; iotedge check",
+)
+CAUSE_ELSEWHERE = Event(
+    "cause-elsewhere",
+    "What keeps @TPM2CLOUD_NAME@ from being renewed is not IoT Edge",
+    "@TPM2CLOUD_REASON@. But the operational EST server does not do for this device what it would "
+    "have to do for IoT Edge: @TPM2CLOUD_WHAT@. Until it does, IoT Edge is left alone. This is "
+    "told once.",
+)
 FAILURE_NOT_KEPT = Event(
     "failure-not-kept",
     "A failure cannot be remembered",

@@ -1,0 +1,238 @@
+"""What is done about what is stuck: at most one remedy a run, and not more per day than allowed.
+
+What is going to be done is on disk, and paid for, before it is done: a run that is cut off neither
+loses it nor does it twice. Before anything is done it is asked whether it is IoT Edge's fault: if
+the EST server does not let this device in, that is the matter, and nothing is done or spent.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from agent import aziot_identity, journal
+from agent.config import Config
+from agent.errors import AgentError, CertificateStuck
+from agent.events import (
+    CAUSE_ELSEWHERE,
+    INTERVENTION,
+    INTERVENTION_DONE,
+    INTERVENTION_PUT_OFF,
+    Event,
+)
+from agent.health import acts, certd, ladder, look, memory
+from agent.health import stuck as stuck_
+from agent.health.judge import Judged, judge
+from agent.health.ladder import Moment, Rung
+from agent.health.memory import Memory
+from agent.health.services import Unit
+from agent.health.stuck import Stuck, described
+from agent.state import State
+from agent.tpm import Tpm
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`said`: what was done, or would be; `problem`: why nothing more is."""
+
+    said: tuple[str, ...] = ()
+    problem: AgentError | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """`known`: from run to run; changed here, and on disk around whatever is done; what else is
+    changed in it is for the caller to keep. `dry`: nothing is done, told or kept."""
+
+    conf: Config
+    tpm: Tpm
+    state: State
+    known: Memory
+    dry: bool = False
+
+
+def heal(
+    device: Device, judged: Sequence[Judged], units: Mapping[str, Unit], now: Moment
+) -> Outcome:
+    """`judged`: all certificates; `units`: as systemd has IoT Edge's services, if it was asked.
+
+    What a remedy itself fails of is its result. Raises NoPermission, DiskFull.
+    """
+    visit = Visit(device, now)
+    stuck = stuck_.stuck(device.conf, judged, units, visit.rungs.restarts)
+    visit.rungs.restarts = {name: unit.restarts for name, unit in units.items() if unit.restarts}
+    outcome = visit.resumed(stuck)
+    if outcome is None:
+        visit.rungs.see([each.trouble for each in stuck])
+        outcome = visit.next(stuck)
+    visit.remember()
+    return outcome
+
+
+def awaken(device: Device, judged: Sequence[Judged], now: Moment) -> Outcome:
+    """Right after an LDevID came back that had not worked: what IoT Edge has may have expired, too,
+    and it could not help itself. So its time is over: it is restarted, and reprovisioned if that
+    was not enough. What is done is paid for as ever."""
+    visit = Visit(device, now)
+    dead = [each for each in stuck_.stuck(device.conf, judged, {}, {}) if each.path]
+    if not dead:
+        return Outcome()
+    visit.rungs.see([each.trouble for each in dead])
+    units = tuple(dict.fromkeys(each.unit for each in dead))
+    first = replace(dead[0], failing=units)
+    outcome = visit.spend(first, "restart")
+    if outcome.problem is None and not device.dry and visit.lacks(certd.DEVICE_ID):
+        again = visit.spend(first, "reprovision")
+        outcome = Outcome((*outcome.said, *again.said), again.problem)
+    visit.remember()
+    return outcome
+
+
+@dataclass
+class Visit:
+    """One run of these, at a moment."""
+
+    device: Device
+    now: Moment
+    rungs: ladder.Ladder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rungs = ladder.of_json(self.device.known.cases)
+        self.rungs.tick(self.now)
+
+    def remember(self) -> None:
+        if not self.device.dry:
+            self.device.known.cases = self.rungs.as_json()
+
+    def _keep(self) -> None:
+        self.remember()
+        memory.save(self.device.state, self.device.known)
+
+    # --- whose turn it is ---
+
+    def next(self, stuck: Sequence[Stuck]) -> Outcome:
+        turn = self.rungs.turn([each.trouble for each in stuck])
+        if turn is None:
+            return Outcome(tuple(map(self._waits, stuck)) if self.device.dry else ())
+        return self.spend(next(each for each in stuck if each.trouble == turn[0]), turn[1])
+
+    def _waits(self, stuck: Stuck) -> str:
+        minutes = math.ceil(max(0.0, self.rungs.left(stuck.trouble)) / 60)
+        doing = _doing(self.rungs.next(stuck.trouble), stuck)
+        return f"would {doing}, for {stuck.why}: not for another {minutes} min"
+
+    def spend(self, stuck: Stuck, rung: Rung) -> Outcome:
+        """This remedy, if nothing speaks against it."""
+        if problem := self._objection(stuck, rung):
+            return Outcome(problem=problem)
+        doing = _doing(rung, stuck)
+        if self.device.dry:
+            return Outcome((f"would {doing}, for {stuck.why}",))
+        before = acts.mark(rung, self.device.conf, stuck, self.now.boot_id)
+        self.rungs.begin(stuck.name, rung, before)
+        self._keep()
+        self._tell(INTERVENTION, stuck, f"about to {doing}, for {stuck.why}", doing)
+        return self._acted(stuck, rung, before)
+
+    def _objection(self, stuck: Stuck, rung: Rung) -> AgentError | None:
+        device, limit = self.device, self.device.conf.health.interventions
+        if not self.rungs.free(limit):
+            return self._put_off(stuck, self._spent(limit))
+        try:
+            if stuck.by_est:
+                acts.probe(device.tpm, device.conf, device.state)
+            works = rung != "remove" or acts.ldevid_works(device.tpm, device.conf, device.state)
+        except AgentError as e:
+            return self._once(stuck, CAUSE_ELSEWHERE, e)
+        return None if works else self._put_off(stuck, "the LDevID that would replace it is bad")
+
+    def _spent(self, limit: int) -> str:
+        if limit == 0:
+            return "health.interventions is 0"
+        hours = math.ceil(self.rungs.until_free(limit) / 3600)
+        return f"{limit} interventions per day are spent; the next is in {hours} h"
+
+    def _put_off(self, stuck: Stuck, why: str) -> AgentError:
+        problem = CertificateStuck(f"cannot help, though {stuck.why}: {why}", unit=stuck.unit)
+        return self._once(stuck, INTERVENTION_PUT_OFF, problem)
+
+    def _once(self, stuck: Stuck, event: Event, why: AgentError) -> AgentError:
+        """Not hour by hour."""
+        case, what = self.rungs.cases[stuck.name], f"{event.name} {why.code}"
+        if not self.device.dry and case.told != what:
+            case.told = what
+            self._tell(event, stuck, f"nothing is done, though {stuck.why}: {why}", str(why))
+        return why
+
+    # --- doing it ---
+
+    def _acted(self, stuck: Stuck, rung: Rung, before: acts.Mark) -> Outcome:
+        def keep(mark: acts.Mark) -> None:
+            self.rungs.cases[stuck.name].mark = mark
+            self._keep()
+
+        try:
+            acts.act(rung, self.device.conf, stuck, before, keep)
+            result = self._result(stuck.name)
+        except AgentError as e:
+            result = f"failed: {e}"
+        self.rungs.end(stuck.name)
+        self._keep()
+        said = f"{_doing(rung, stuck)}, for {stuck.why}: {result}"
+        self._tell(INTERVENTION_DONE, stuck, said, result)
+        return Outcome((said,))
+
+    def resumed(self, stuck: Sequence[Stuck]) -> Outcome | None:
+        """What a run that was cut off began is brought to its end, unless it was done, or what it
+        was for is well; but for a removal: that has stopped the services."""
+        for name, case in self.rungs.unfinished():
+            of = next((each for each in stuck if each.name == name), None)
+            if of is None and case.rung == "remove":
+                of = stuck_.begun(self.device.conf, name)
+            if of is None or self._was_done(of, case):
+                self.rungs.end(name)
+            elif self.device.dry:
+                return Outcome((f"would go on to {_doing(case.rung, of)}, for {of.why}",))
+            else:
+                return self._acted(of, case.rung, case.mark or {})
+        return None
+
+    def _was_done(self, stuck: Stuck, case: ladder.Case) -> bool:
+        now = acts.mark(case.rung, self.device.conf, stuck, self.now.boot_id)
+        return acts.was_done(case.rung, case.mark or {}, now)
+
+    def _result(self, name: str) -> str:
+        """The word of the identity service, waited for, and the certificate as it is then."""
+        conf = self.device.conf.aziot
+        said = aziot_identity.answer(conf.identity_socket, conf.timeout.total_seconds())
+        word = str(said)
+        if isinstance(said, aziot_identity.Provisioning):
+            word = f"the identity service knows '{said.device_id}' at hub '{said.hub}'"
+        seen = self._look(name)
+        return f"{described(seen)}; {word}" if seen else word
+
+    def lacks(self, name: str) -> bool:
+        seen = self._look(name)
+        return seen is not None and seen.needed and seen.state in stuck_.HELPS
+
+    def _look(self, name: str) -> Judged | None:
+        found = look.found_kept(self.device.conf, name)
+        return judge(found, datetime.now(UTC)) if found else None
+
+    def _tell(self, event: Event, stuck: Stuck, message: str, what: str) -> None:
+        about = journal.about(event, name=stuck.name, unit=stuck.unit, reason=stuck.why, what=what)
+        log.warning("%s", message, extra=about)
+
+
+def _doing(rung: Rung, stuck: Stuck) -> str:
+    """For a "would ...", and for the record of it."""
+    units = " and ".join(dict.fromkeys([*stuck.failing, stuck.unit]))
+    return {
+        "wait": "wait",
+        "restart": f"restart {units}",
+        "reprovision": "reprovision",
+        "remove": f"remove '{stuck.path}' and reprovision",
+    }[rung]

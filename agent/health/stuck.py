@@ -1,0 +1,122 @@
+"""What of IoT Edge's is stuck, and what can help it.
+
+As tried with the real services, 1.6. RestartSec=5s: who fails at its start is started again every
+five seconds, for ever; that heals what another one's recovery heals.
+
+    state                   at its service's start                                healed by
+    est-id expired          renewed by the LDevID; if that fails, it fails        a good LDevID
+    est-id unreadable       aziot-certd fails, for ever                           removal
+    est-id missing          made when it is wanted                                -
+    est-id key mismatch     not noticed; nothing is issued until it expires       removal
+    device-id expired       renewed, DPS is told; if that fails, it fails         a good est-id
+    device-id unreadable    aziot-identityd fails, for ever                       removal
+    device-id missing       got anew, with a new key; DPS is not told             reprovision
+    device-id key mismatch  not noticed; the hub sees no certificate              removal, reprov.
+    given up                back in the queue                                     restart
+    aziot-edged-ca          as device-id, by aziot-edged; DPS is no part of it    the same
+
+Given up is said in the words of services.py: a file that cannot be parsed, or that somebody else
+changed, or an expired est-id without bootstrap identity; all else is tried again after `retry`.
+
+A reprovision forgets the hub first. With a device-id that was given up ("device-id not found"), or
+cannot be read, or is for another key, it then fails, and the device is nobody. So it comes after
+the restart, and for the latter two not at all. Files that hold no certificate go with the restart:
+that loses nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.config import Config
+from agent.health import certd, ladder
+from agent.health.judge import Condition, Judged
+from agent.health.ladder import Rung, Trouble
+from agent.health.services import Unit
+
+RETRY = 0.04  # of a lifetime: aziot_config.Renewal.retry
+HELPS: Mapping[Condition, Sequence[Rung]] = {
+    "overdue": ladder.RUNGS,
+    "expired": ladder.RUNGS,
+    "no longer auto-renewed": ladder.RUNGS,
+    "missing": ("wait", "restart", "reprovision"),
+    "unreadable": ("wait", "restart", "remove"),
+    "key mismatch": ("wait", "restart", "remove"),
+}
+SERVICE: Sequence[Rung] = ("wait", "restart", "reprovision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stuck:
+    """A certificate in its file `path`, or a service (None).
+
+    `unit`: who renews it, or it itself; `failing`: units that fail now. `why`: what is the matter,
+    in words. `by_est`: it comes from the operational EST server, or cannot be told not to.
+    """
+
+    trouble: Trouble
+    unit: str
+    why: str
+    path: Path | None = None
+    failing: tuple[str, ...] = ()
+    by_est: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.trouble.name
+
+
+def stuck(
+    conf: Config, judged: Sequence[Judged], units: Mapping[str, Unit], before: Mapping[str, int]
+) -> list[Stuck]:
+    """Certificates, each before what is got by it; if it is none of these, services that fail.
+    `before`: how often systemd had restarted each at the last look."""
+    failing = tuple(name for name in units if _fails(units[name], before))
+    seen = {each.name: each for each in judged if each.needed and each.state in HELPS}
+    kept = [each for each in certd.kept(conf) if each.id in seen]
+    found = [_certificate(conf, each, seen[each.id], failing) for each in kept]
+    return found or [_service(conf, units[name]) for name in failing]
+
+
+def _certificate(conf: Config, kept: certd.Kept, seen: Judged, failing: tuple[str, ...]) -> Stuck:
+    return Stuck(
+        trouble=Trouble(kept.id, _patience(conf, seen), HELPS[seen.state]),
+        unit=kept.unit,
+        why=described(seen),
+        path=kept.path,
+        failing=failing,
+        by_est=kept.by_est,
+    )
+
+
+def _service(conf: Config, unit: Unit) -> Stuck:
+    trouble = Trouble(unit.name, conf.health.patience.total_seconds(), SERVICE)
+    return Stuck(trouble=trouble, unit=unit.name, why=f"{unit.name} fails: it is {unit}")
+
+
+def begun(conf: Config, name: str) -> Stuck | None:
+    """That of which a remedy was begun, whatever it is like now; None: it is no more."""
+    for each in certd.kept(conf):
+        if each.id == name:
+            trouble, why = Trouble(name, 0), f"{name} was stuck"
+            return Stuck(trouble=trouble, unit=each.unit, why=why, path=each.path)
+    if name in certd.UNITS:
+        return Stuck(trouble=Trouble(name, 0), unit=name, why=f"{name} failed")
+    return None
+
+
+def described(seen: Judged) -> str:
+    return f"{seen.name} is {seen.state} ({seen.why})"
+
+
+def _fails(unit: Unit, before: Mapping[str, int]) -> bool:
+    """Down, waiting for its next try, or started anew by systemd since the last look."""
+    return unit.fails or unit.restarts > before.get(unit.name, unit.restarts)
+
+
+def _patience(conf: Config, seen: Judged) -> float:
+    """Seconds: what its service itself waits for before it tries again, if that is shorter."""
+    longest = conf.health.patience.total_seconds()
+    if seen.not_before is None or seen.not_after is None:
+        return longest
+    return min(longest, RETRY * max(0.0, (seen.not_after - seen.not_before).total_seconds()))
