@@ -25,7 +25,7 @@ from agent.anchors import Trust
 from agent.config import Config, LdevidEst, Operational
 from agent.errors import AgentError, EstUnauthorized, TlsClientRefused, TrustUnreadable
 from agent.state import State
-from agent.steps import enrol, ldevid_key
+from agent.steps import enrol, ldevid_enrol, ldevid_key
 from agent.tpm import Tpm
 from agent.x509_anchors import Accepted, Refused
 
@@ -135,9 +135,9 @@ def follow(
     A server that does not answer is told of, and asked again another time.
     """
     found = list[str]()
-    reasons = due(conf, state, asked, now, seed)
-    for server in servers(conf, state):
-        why = reasons.get(server.url) or _mistrusted(server, untrusted, asked, now)
+    for server in servers(conf, state):  # one may know all that another would be asked for
+        why = due(conf, state, asked, now, seed).get(server.url)
+        why = why or _mistrusted(server, untrusted, asked, now)
         if not why:
             continue
         asked[server.url] = now.timestamp()
@@ -201,11 +201,10 @@ def _client(stack: ExitStack, tpm: Tpm, state: State) -> Mapping[str, Any]:
 
 
 def _credential(conf: LdevidEst | Operational) -> "Basic | Secret | None":
-    from agent.est import Basic, Secret
+    from agent.est import Basic
 
+    if isinstance(conf, LdevidEst):
+        return ldevid_enrol.credential(conf)
     if conf.auth == "mtls":
         return None
-    if isinstance(conf, Operational):
-        return Basic(conf.username or "", inputs.operational_password(conf))
-    secret = inputs.est_secret(conf)
-    return Basic(conf.username or "", secret) if conf.auth == "basic" else Secret(secret)
+    return Basic(conf.username or "", inputs.operational_password(conf))
