@@ -8,12 +8,15 @@ from tests.vm.fleet import PROVISIONED, Fleet, capture, keep
 from tests.vm.journal import Journal
 from tests.vm.machine import Machine
 from tests.vm.shell import Done
-from tests.vm.story import UNIT
+from tests.vm.story import COMPANION, UNIT
 
 SERIAL = "SN-0001"
 AZIOT = "aziot-keyd aziot-certd aziot-identityd aziot-edged"
 CRITICAL_CHAIN = "systemd-analyze critical-chain multi-user.target"
 AFTER = "systemctl list-dependencies --after --plain multi-user.target"
+TIMERS = "tpm2cloud-health.timer tpm2cloud-health-boot.timer"
+HEALTH = f"systemctl start {COMPANION}"  # and wait for its end
+SUMMARY = "cat /run/tpm2cloud/health.json"
 # What is asked in the guest once it says that it is provisioned.
 QUESTIONS = (
     "systemctl is-system-running --wait",
@@ -24,6 +27,11 @@ QUESTIONS = (
     "systemctl show -p ActiveEnterTimestampMonotonic --value multi-user.target",
     CRITICAL_CHAIN,
     AFTER,
+    f"systemctl is-enabled {TIMERS}",
+    f"systemctl is-active {TIMERS}",
+    HEALTH,
+    SUMMARY,
+    f"systemctl show -p Result -p ExecMainStatus -p CPUUsageNSec {COMPANION}",
 )
 
 

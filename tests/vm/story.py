@@ -6,6 +6,7 @@ from typing import Self
 from tests.vm.journal import Entry, Journal
 
 UNIT = "tpm2cloud-firstboot.service"
+COMPANION = "tpm2cloud-health.service"
 STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"  # SD_MESSAGE_UNIT_STARTING
 WARNING = 4
 

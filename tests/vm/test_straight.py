@@ -11,9 +11,9 @@ from cryptography.x509.oid import NameOID
 
 from tests.lab.world import World
 from tests.vm import journal
-from tests.vm.first import AFTER, AZIOT, CRITICAL_CHAIN, SERIAL, Watched
+from tests.vm.first import AFTER, AZIOT, CRITICAL_CHAIN, HEALTH, SERIAL, SUMMARY, TIMERS, Watched
 from tests.vm.rootfs import CACHE
-from tests.vm.story import UNIT, Story, complaints
+from tests.vm.story import COMPANION, UNIT, Story, complaints
 
 STATE = f"systemctl show -p ActiveState -p NRestarts -p CPUUsageNSec {UNIT}"
 
@@ -113,3 +113,38 @@ def test_the_second_boot_finds_everything_done(watched: Watched) -> None:
     assert [step.message for step in second.steps if not step.was_done] == []
     assert watched.asked[1] == watched.asked[0]
     assert watched.answers[1]["tpm2cloud status"].status == 0
+
+
+# --- its certificates are looked after ---
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_the_timers_of_the_companion_are_enabled_and_active(watched: Watched, boot: int) -> None:
+    answers = watched.answers[boot]
+    assert answers[f"systemctl is-enabled {TIMERS}"].output.split() == ["enabled"] * 2
+    assert answers[f"systemctl is-active {TIMERS}"].output.split() == ["active"] * 2
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_the_companion_finds_all_certificates_fresh_from_within_its_sandbox(
+    watched: Watched, boot: int
+) -> None:
+    answers = watched.answers[boot]
+    assert answers[HEALTH].status == 0, answers[HEALTH].output
+    [question] = [q for q in answers if COMPANION in q and "-p Result" in q]
+    [unit] = shown(answers[question].output)
+    assert (unit["Result"], unit["ExecMainStatus"]) == ("success", "0")
+    seen = json.loads(answers[SUMMARY].output)
+    assert seen["state"] == "well", seen
+    states = {each["name"]: each["state"] for each in seen["certificates"] if each["needed"]}
+    assert {"ldevid", "idevid", "device-id"} <= states.keys()
+    assert set(states.values()) == {"fresh"}, states
+    assert seen["services"]["aziot-certd"].startswith("active")
+    assert (seen["data"]["sent"], seen["data"]["received"]) == (0, 0)
+
+
+def test_it_says_nothing_where_nothing_changes_and_asks_no_server(watched: Watched) -> None:
+    """One run per boot; all was well at the first one already."""
+    told = watched.journal().entries("--identifier=tpm2cloud", f"--unit={COMPANION}")
+    assert [entry["MESSAGE"] for entry in told] == []
+    assert watched.asked[1] == watched.asked[0]

@@ -5,7 +5,7 @@ import pytest
 from tests.lab.world import World
 from tests.vm import image, journal
 from tests.vm.conftest import Twin, ours
-from tests.vm.first import Watched
+from tests.vm.first import TIMERS, Watched
 from tests.vm.fleet import PROVISIONED, capture
 from tests.vm.story import UNIT, Story, complaints
 from tests.vm.test_power_cut import issued
@@ -49,6 +49,7 @@ def test_an_upgrade_of_the_package_changes_nothing(twin: Twin, watched: Watched)
     assert machine.shell.output("dpkg-query -W -f '${Version}' tpm2cloud").endswith("+next")
     assert machine.shell.output(SUMS) == sums
     assert shows(machine, *kept) == service
+    assert machine.shell.output(f"systemctl is-active {TIMERS}").split() == ["active"] * 2
     machine.power_off()
     machine.power_on()
     ends_well(machine)
