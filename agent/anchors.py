@@ -33,7 +33,7 @@ from agent.config import Config, LdevidEst, Operational
 from agent.errors import TrustUnreadable
 from agent.events import ANCHOR_ACCEPTED
 from agent.state import State, read_json, write_json
-from agent.x509_anchors import Accepted, Refused, Unfit, judge, proven
+from agent.x509_anchors import Accepted, Declined, Unfit, judge, proven
 
 log = logging.getLogger(__name__)
 MOST = 32  # accepted after one file: a CA that makes a new root each day must not fill the disk
@@ -136,10 +136,10 @@ def files(trust: Trust, now: datetime) -> tuple[Path, ...]:
 
 def learn(
     conf: Config, state: State, offered: Sequence[Certificate], now: datetime
-) -> list[tuple[Trust, Accepted | Refused]]:
+) -> list[tuple[Trust, Accepted | Declined]]:
     """What becomes of the CA certificates that a server offers; what is accepted is kept, and told
     to the journal. A CA file that cannot be read learns nothing, which is told, too."""
-    found = list[tuple[Trust, Accepted | Refused]]()
+    found = list[tuple[Trust, Accepted | Declined]]()
     for trust in every(conf, state):
         try:
             found += [(trust, each) for each in _learned(trust, offered, now)]
@@ -150,7 +150,7 @@ def learn(
 
 def _learned(
     trust: Trust, offered: Sequence[Certificate], now: datetime
-) -> Sequence[Accepted | Refused]:
+) -> Sequence[Accepted | Declined]:
     configured = x509.anchors(trust.configured)
     held = proven(_kept(trust), configured)
     judged = judge([*configured, *(each.anchor for each in held)], offered, now)

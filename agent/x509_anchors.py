@@ -54,7 +54,7 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Declined:
     """A self-signed certificate that was offered and is not trusted, and why."""
 
     certificate: Certificate
@@ -70,7 +70,7 @@ def accept(
 
 def judge(
     trusted: Sequence[Certificate], offered: Sequence[Certificate], now: datetime
-) -> list[Accepted | Refused]:
+) -> list[Accepted | Declined]:
     """Of each self-signed CA certificate that is not trusted yet, what becomes of it.
 
     Others in `offered` may help; those that make no sense are passed over. Raises Unfit if there
@@ -107,12 +107,12 @@ def _is_new(certificate: Certificate, trusted: Sequence[Certificate]) -> bool:
     return certificate.subject == certificate.issuer and certificate not in trusted
 
 
-def _judged(new: Certificate, paths: Paths, at: datetime) -> Accepted | Refused:
+def _judged(new: Certificate, paths: Paths, at: datetime) -> Accepted | Declined:
     try:
         fit(new, at)
         return Accepted(new, _path(new, paths, at), at)
     except (Unfit, x509.Untrusted, *x509.NONSENSE) as e:
-        return Refused(new, str(e))
+        return Declined(new, str(e))
 
 
 # --- the certificate itself ---

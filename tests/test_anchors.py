@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 
 from agent import x509_anchors
-from agent.x509_anchors import Accepted, Refused, Unfit
+from agent.x509_anchors import Accepted, Declined, Unfit
 from tests.lab import maker, pki
 from tests.lab.rollover import CA_USE, DAY, NOW, YEAR, Ca, certificate, root
 
@@ -26,7 +26,7 @@ def why(trusted: Sequence[x509.Certificate], *offered: x509.Certificate) -> str:
     """Why the first that is refused is refused."""
     judged = x509_anchors.judge(trusted, offered, NOW)
     assert not any(isinstance(each, Accepted) for each in judged)
-    return next(each.why for each in judged if isinstance(each, Refused))
+    return next(each.why for each in judged if isinstance(each, Declined))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from agent.errors import AgentError, EstUnauthorized, TlsClientRefused, TrustUnr
 from agent.state import State
 from agent.steps import enrol, ldevid_enrol, ldevid_key
 from agent.tpm import Tpm
-from agent.x509_anchors import Accepted, Refused
+from agent.x509_anchors import Accepted, Declined
 
 if TYPE_CHECKING:
     from agent.est import Basic, Secret
@@ -134,6 +134,9 @@ def follow(
     What is accepted is kept and in force at once; for IoT Edge the step `aziot-config` has to run.
     A server that does not answer is told of, and asked again another time.
     """
+    for trust in anchors.every(conf, state):
+        with suppress(TrustUnreadable):
+            anchors.settle(trust, now)
     found = list[str]()
     for server in servers(conf, state):  # one may know all that another would be asked for
         why = due(conf, state, asked, now, seed).get(server.url)
@@ -161,7 +164,7 @@ def _mistrusted(
 
 
 def _told(
-    server: Server, why: str, judged: list[tuple[Trust, Accepted | Refused]]
+    server: Server, why: str, judged: list[tuple[Trust, Accepted | Declined]]
 ) -> Iterator[str]:
     yield f"asked {server.url} for its CAs, for {why}"
     for trust, each in judged:

@@ -1,9 +1,10 @@
 """IoT Edge's configuration file, and what it must say."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
-from agent import aziot_config, config, credentials, inputs, store
+from agent import anchors, aziot_config, config, credentials, inputs, store
 from agent.config import Config
 from agent.errors import IotedgeMissing, ModuleMissing, SecretUnreadable
 from agent.state import State
@@ -21,6 +22,8 @@ def configuration(conf: Config, state: State, who: Who) -> Step:
         wanted = desired(conf, state, who(), existing)
         if existing is None or wanted is None or path.stat().st_mode & 0o077:
             return None
+        if not _anchors_settled(conf, state):
+            return None  # what the file names is not there, or not as it should be
         same = aziot_config.render(existing, wanted, path) == existing
         return str(path) if same else None
 
@@ -32,12 +35,30 @@ def configuration(conf: Config, state: State, who: Who) -> Step:
         wanted = desired(conf, state, who())
         if wanted is None:
             raise RuntimeError("the token is made before it is configured")
+        _settle_anchors(conf, state)
         text = aziot_config.render(existing, wanted, path)
         if backup := aziot_config.backup_for(path):
             store.write(backup, existing)
         store.write(path, text)
 
     return Step("aziot-config", done, apply)
+
+
+def _anchors_settled(conf: Config, state: State) -> bool:
+    trust = _operational(conf, state)
+    return trust is None or anchors.settled(trust, datetime.now(UTC))
+
+
+def _settle_anchors(conf: Config, state: State) -> None:
+    if trust := _operational(conf, state):
+        anchors.settle(trust, datetime.now(UTC))
+
+
+def _operational(conf: Config, state: State) -> anchors.Trust | None:
+    """The CA file that IoT Edge is told of, and who came after those in it."""
+    if conf.operational is None or conf.operational.issued_by != "est":
+        return None
+    return anchors.operational(conf.operational, state)
 
 
 def file(conf: Config) -> Path:
@@ -99,21 +120,21 @@ def _by_certificate(
         id_scope=conf.dps.id_scope,
         global_endpoint=conf.dps.endpoint,
         identity=aziot_config.Issued(renewal=_renewal(operational)) if by_est else ldevid,
-        est=_est(operational, ldevid, known) if by_est else None,
+        est=_est(operational, ldevid, known, state) if by_est else None,
         keystore=keystore,
         edge_ca=_edge_ca(conf.edge_ca, who),
     )
 
 
 def _est(
-    conf: config.Operational, ldevid: aziot_config.KeyPair, known: Secrets
+    conf: config.Operational, ldevid: aziot_config.KeyPair, known: Secrets, state: State
 ) -> aziot_config.Est:
     auth: aziot_config.Basic | aziot_config.KeyPair = ldevid
     if conf.auth == "basic":
         password = _password(conf, known)
         auth = aziot_config.Basic(username=conf.username or "", password=password)
-    renewal = _renewal(conf)
-    return aziot_config.Est(url=conf.url or "", auth=auth, trust=(conf.trust,), renewal=renewal)
+    trust = anchors.files(anchors.operational(conf, state), datetime.now(UTC))
+    return aziot_config.Est(url=conf.url or "", auth=auth, trust=trust, renewal=_renewal(conf))
 
 
 def _password(conf: config.Operational, known: Secrets) -> str:
