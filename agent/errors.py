@@ -22,7 +22,7 @@ class AgentError(Exception):
 
     code = "internal"
     status = os.EX_SOFTWARE
-    remedy = "This is a bug of tpm2cloud: please report it, with: journalctl -u tpm2cloud-firstboot"
+    remedy = "This is a bug of tpm2cloud: please report it, with: journalctl -t tpm2cloud"
     step: str | None = None  # where in the plan it happened
 
     def __init__(self, message: str, **fields: object) -> None:
@@ -102,7 +102,10 @@ class ProxyUnusable(ConfigError):
     """The proxy named in the environment (HTTPS_PROXY) is not a URL."""
 
     code = "proxy-unusable"
-    remedy = "Set HTTPS_PROXY (systemctl edit tpm2cloud-firstboot) to http://HOST:PORT"
+    remedy = (
+        "Set HTTPS_PROXY to http://HOST:PORT, in a drop-in for all services: "
+        "/etc/systemd/system/tpm2cloud-.service.d/proxy.conf"
+    )
 
 
 class DeviceIdInvalid(ConfigError):
@@ -250,7 +253,7 @@ class ReadOnly(NoPermission):
     code = "read-only"
     remedy = (
         "Make the file system of {path} writable. Of a writable one, the service sees as read-only "
-        "what its unit does not name: systemctl edit tpm2cloud-firstboot, ReadWritePaths="
+        "what its unit does not name: ReadWritePaths= in /etc/systemd/system/tpm2cloud-.service.d/"
     )
 
 
@@ -623,7 +626,7 @@ class Busy(Later):
     """Another run of tpm2cloud holds the state directory."""
 
     code = "busy"
-    remedy = "Another run is at work; wait for it: systemctl status tpm2cloud-firstboot"
+    remedy = "Another run is at work; wait for it: systemctl status 'tpm2cloud-*'"
 
 
 class TokenBusy(Later):

@@ -10,7 +10,7 @@ NAMESPACE = "1145d031-852e-434c-9419-f541cf6b8b29"
 NEED_A_PERSON = {os.EX_UNAVAILABLE, os.EX_NOPERM, os.EX_CONFIG}  # the unit: RestartPrevent...
 AGAIN = "systemd runs the service again in a while, for as long as it takes."
 PERSON = (
-    "The service does not run again before somebody has done what the remedy says; then: "
+    "tpm2cloud-firstboot does not run again before somebody has done what the remedy says; then: "
     "systemctl restart tpm2cloud-firstboot"
 )
 
