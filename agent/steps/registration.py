@@ -28,7 +28,7 @@ def registration(conf: Config, state: State, who: Who) -> Step:
 
     def done() -> str | None:
         given = store.read(file(conf))
-        if not given or not _was_applied(given, state) or moved_on(conf, state, who()):
+        if not given or not _was_applied(given, state) or _moved_on(conf, state, who()):
             return None
         now = aziot_identity.provisioning(conf.aziot.identity_socket)
         if not _is_ours(now, conf, who()):
@@ -41,7 +41,7 @@ def registration(conf: Config, state: State, who: Who) -> Step:
 def _apply(conf: Config, state: State, who: str) -> None:
     torn.remove(conf.aziot.state / "certd/certs")
     given, secrets = store.read(file(conf)) or b"", _secrets(conf, state, who)
-    if _was_applied(given, state) and not moved_on(conf, state, who):
+    if _was_applied(given, state) and not _moved_on(conf, state, who):
         if _is_ours(_patiently(conf, who, secrets), conf, who):
             return
         store.remove(state.registration)  # true no more
@@ -94,9 +94,15 @@ def _registered(state: State) -> dict[str, str | None] | None:
     return found if isinstance(found, dict) else None
 
 
-def moved_on(conf: Config, state: State, who: str) -> bool:
+def _moved_on(conf: Config, state: State, who: str) -> bool:
     """The registration was made with something else."""
     return _registered(state) not in (None, _dps(conf, state, who))
+
+
+def registered_with_another(conf: Config, state: State, who: str) -> bool:
+    """All that has changed since is the LDevID that DPS and the hub know."""
+    made, now = _registered(state), _dps(conf, state, who)
+    return made is not None and made != now and {**made, "certificate": now["certificate"]} == now
 
 
 def _still_ours(conf: Config, state: State, who: str, kept: dict[str, Any]) -> bool:
