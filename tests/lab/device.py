@@ -88,7 +88,8 @@ class Device:
 
     def _iotedge(self) -> None:
         """The stand-in finds its settings beside the link through which it is called."""
-        (self.bin / "iotedge").symlink_to(BINARIES / "iotedge")
+        for name in ("iotedge", "systemctl", "journalctl"):
+            (self.bin / name).symlink_to(BINARIES / "iotedge")
         settings = {
             "aziot_dir": str(self.aziot),
             "state_dir": str(self.edge),

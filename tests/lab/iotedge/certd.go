@@ -15,10 +15,20 @@ func serveCerts(layout Layout, log *Log) (http.Handler, error) {
 	if err := readFiles(layout, certd, &file); err != nil {
 		return nil, err
 	}
-	server := &certServer{issued: file.Issued, principals: file.Principals, certs: &Certs{
+	certs := &Certs{
 		est: &file.EST, preloaded: file.Preloaded, home: layout.home(certd),
 		system: []string{layout.trustStore()}, keys: &RemoteKeys{layout.socket(keyd)}, log: log,
-	}}
+		engine: newEngine(certd, log, whole), torn: func(string) {},
+		issued: map[string]*Issuance{},
+	}
+	for id, issuance := range file.Issued {
+		certs.issued[id] = &issuance
+	}
+	if err := certs.startRenewals(); err != nil {
+		return nil, err
+	}
+	server := &certServer{issued: file.Issued, principals: file.Principals, certs: certs}
+	go ticking(&server.mutex, certs.engine)
 	return handler(map[string]endpoint{
 		"/certificate/read":   typed(server.read),
 		"/certificate/write":  typed(server.write),

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -32,12 +33,16 @@ type CertService interface {
 // Certs plays aziot-certd: certificates by id, preloaded ones at their place, others in certs/, and
 // their issuance over EST.
 type Certs struct {
+	mutex     sync.Mutex // one thing at a time, as the real one
 	est       *EST
 	preloaded map[string]string
 	home      string
 	system    []string // files of the device's certificate store, beside the real one
 	keys      KeyService
 	log       *Log
+	issued    map[string]*Issuance // how certificates are issued, by id
+	engine    *Engine
+	torn      func(id string) // the power may go here
 }
 
 func (c *Certs) path(id string) string {
@@ -93,6 +98,11 @@ func credential(certs CertService, keys KeyService, id string) (*Credential, err
 	if err != nil {
 		return nil, err
 	}
+	return matching(id, chain, key)
+}
+
+// matching is a credential, if it is one now.
+func matching(id string, chain []*x509.Certificate, key *Key) (*Credential, error) {
 	out := &Credential{id: id, chain: chain, key: key}
 	if keyDigest(out.leaf().PublicKey) != keyDigest(key.public) {
 		return nil, fmt.Errorf("cert %q does not match its private key", id)
@@ -122,7 +132,7 @@ func (c *Certs) issue(
 			return nil, err
 		}
 		name := estSubject(issuance, request.RawSubject)
-		enrolment.credential, err = c.estIdentity(enrolment, auth, suffix, name)
+		enrolment.credential, err = c.estIdentity(id, issuance, enrolment, auth, suffix, name)
 		if err != nil {
 			return nil, err
 		}
@@ -132,31 +142,6 @@ func (c *Certs) issue(
 		return nil, err
 	}
 	return chain, c.write(id, chain)
-}
-
-// renew gets a new certificate, for a new key if `rotate`, writes it and then moves the key.
-func renew(
-	certs CertService, keys KeyService, id string, rotate bool, algorithm string,
-	issue func(*Key) ([]*x509.Certificate, error),
-) error {
-	var key *Key
-	var err error
-	if rotate {
-		key, err = keys.create(id+"-temp", algorithm)
-	} else {
-		key, err = keys.load(id)
-	}
-	if err != nil {
-		return err
-	}
-	chain, err := issue(key)
-	if err != nil {
-		return err
-	}
-	if err := certs.write(id, chain); err != nil || !rotate {
-		return err
-	}
-	return keys.move(id+"-temp", id)
 }
 
 // newCSR is a signed request in DER.

@@ -73,11 +73,13 @@ func serveIdentity(layout Layout, log *Log) (http.Handler, error) {
 		keys:    &RemoteKeys{layout.socket(keyd)},
 		certs:   &RemoteCerts{layout.socket(certd)},
 		callers: append(file.Callers, 0),
+		engine:  newEngine(identityd, log, whole), torn: func(string) {},
 	}
-	if err := identity.provision("Startup", true); err != nil {
+	if err := identity.begin(); err != nil {
 		return nil, fmt.Errorf("failed to provision with IoT Hub, and no valid device backup "+
 			"was found: %w", err)
 	}
+	go ticking(&identity.mutex, identity.engine)
 	return identity, nil
 }
 

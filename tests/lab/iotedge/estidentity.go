@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
 )
@@ -47,25 +46,18 @@ func estSubject(issuance *Issuance, subject []byte) []byte {
 	return subject
 }
 
-// estIdentity is the certificate to authenticate with, issued or renewed before if need be.
+// estIdentity is the certificate to authenticate with, renewed before if need be; one that is not
+// there, or of which the renewal has ended, is got anew by bootstrap.
 func (c *Certs) estIdentity(
-	e *Enrolment, auth *ESTAuth, suffix string, subject []byte,
+	forID string, issuance *Issuance, e *Enrolment, auth *ESTAuth, suffix string, subject []byte,
 ) (*Credential, error) {
 	id := estID + suffix
-	chain, err := c.read(id)
-	if err != nil {
-		return nil, err
-	}
-	if chain != nil && c.est.Renew.Threshold.due(chain[0], now()) {
-		if err := c.renewEST(e, auth, suffix, chain); err != nil {
-			c.log.event("renewal-failed", fields{"cert": id, "error": err.Error()})
+	if chain, err := c.engine.get(id); err == nil {
+		key, err := c.keys.load(id)
+		if err != nil {
+			return nil, err
 		}
-	}
-	if chain != nil {
-		_, missing := c.keys.load(id)
-		if !errors.Is(missing, errNotFound) {
-			return credential(c, c.keys, id)
-		}
+		return matching(id, chain, key)
 	}
 	if !auth.Bootstrap {
 		return nil, errors.New("EST identity could not be obtained " +
@@ -85,41 +77,17 @@ func (c *Certs) estIdentity(
 	if err != nil {
 		return nil, err
 	}
-	chain, err = c.enrol(id, &with, csr)
+	chain, err := c.enrol(id, &with, csr)
 	if err != nil {
 		return nil, fmt.Errorf(
 			"neither EST identity nor EST bootstrap identity could be obtained: %w", err)
 	}
-	return &Credential{id: id, chain: chain, key: key}, c.write(id, chain)
-}
-
-// renewEST replaces the EST identity, authenticated by itself, or by the bootstrap if it expired.
-func (c *Certs) renewEST(
-	e *Enrolment, auth *ESTAuth, suffix string, old []*x509.Certificate,
-) error {
-	id := estID + suffix
-	if !auth.Bootstrap && c.est.Renew.Rotate {
-		// `config apply` does not let certd make keys under this id
-		return fmt.Errorf("failed to generate temp key: %s-temp is not authorized", id)
+	if err := c.write(id, chain); err != nil {
+		return nil, err
 	}
-	from := id
-	if validNow(id, old[0]) != nil {
-		if !auth.Bootstrap {
-			return errors.New("bootstrap credentials not available")
-		}
-		from = estBootstrapID + suffix
+	renewer := &estRenewer{certs: c, id: id, suffix: suffix, forID: forID, issuance: issuance}
+	if err := c.engine.add(id, c.est.Renew, renewer); err != nil {
+		c.log.say(certd, levelWarn, "Failed to add %s to cert auto-renewal: %v", id, err)
 	}
-	with := *e
-	var err error
-	if with.credential, err = credential(c, c.keys, from); err != nil {
-		return err
-	}
-	return renew(c, c.keys, id, c.est.Renew.Rotate, algorithmEC,
-		func(key *Key) ([]*x509.Certificate, error) {
-			csr, err := newCSR(old[0].RawSubject, clientAuth(), key)
-			if err != nil {
-				return nil, err
-			}
-			return c.enrol(id, &with, csr)
-		})
+	return &Credential{id: id, chain: chain, key: key}, nil
 }

@@ -26,6 +26,8 @@ type Identity struct {
 	device *Device
 
 	callers []int // user ids that may ask for the device's identity
+	engine  *Engine
+	torn    func(id string)
 }
 
 // Device is the assignment, in the form of the real device_info file.
@@ -52,13 +54,20 @@ func newIdentity(lab *Lab, config *Config, log *Log) *Identity {
 		system = []string{lab.SystemStore}
 	}
 	store := &Keys{store: config.Keys, preloaded: keys, home: lab.state("keyd"), log: log}
+	broken := func() Broken { return readBroken(lab.state("broken.json")) }
+	torn := func(id string) {
+		if contains(broken().Tear, id) {
+			end(lab, log, "the power goes while "+id+" is renewed")
+		}
+	}
 	return &Identity{
 		config: config, info: lab.state("identityd", "device_info"), system: system,
 		poll: lab.PollInterval.Duration, keys: store, log: log,
-		callers: []int{0, os.Getuid()},
+		callers: []int{0, os.Getuid()}, torn: torn, engine: newEngine(identityd, log, broken),
 		certs: &Certs{
 			est: &config.EST, preloaded: certs, home: lab.state("certd"), system: system,
-			keys: store, log: log,
+			keys: store, log: log, torn: torn, engine: newEngine(certd, log, broken),
+			issued: map[string]*Issuance{deviceID: config.Identity.Issued},
 		},
 	}
 }
@@ -83,7 +92,8 @@ func (i *Identity) provision(reason string, keep bool) error {
 	err := i.provisionOnce(keep)
 	if err != nil {
 		i.log.event("provisioning-failed", fields{"reason": reason, "error": err.Error()})
-		fmt.Fprintf(os.Stderr, "provisioning (%s) failed: %v\n", reason, err) // for the journal
+		i.log.say(identityd, levelError, "Failed to provision with IoT Hub, and no valid device "+
+			"backup was found: %v", err)
 		return err
 	}
 	if i.device != nil {
@@ -197,11 +207,67 @@ func (i *Identity) reprovision() error {
 	return i.provision("Api", false)
 }
 
-// credential is the device identity, issued or renewed before if need be.
+// reprovisionAs does the same with a credential that is not in its place yet.
+func (i *Identity) reprovisionAs(credential *Credential) error {
+	if err := i.forget(); err != nil {
+		i.log.event("warning", fields{"error": err.Error()})
+	}
+	i.log.event("provisioning", fields{"reason": "Api"})
+	if err := i.assign(credential); err != nil {
+		i.log.event("provisioning-failed", fields{"reason": "Api", "error": err.Error()})
+		return err
+	}
+	return nil
+}
+
+// begin is the start of the service: the device identity is got, taken on for renewal if that is
+// wanted, and registered unless it is.
+func (i *Identity) begin() error {
+	i.engine.clear()
+	i.device = nil
+	if err := i.startRenewal(); err != nil {
+		i.log.event("provisioning-failed", fields{"reason": "Startup", "error": err.Error()})
+		return err
+	}
+	return i.provision("Startup", true)
+}
+
+func (i *Identity) startRenewal() error {
+	issued := i.config.Identity.Issued
+	if i.config.Source != "dps" || i.config.unsupported() != nil || issued == nil ||
+		issued.Renew == nil {
+		return nil
+	}
+	chain, err := i.certs.read(deviceID)
+	if err == nil && chain == nil {
+		_, err = i.firstCredential(issued)
+	}
+	if err != nil {
+		return errInternal{fmt.Errorf("could not create certificate: %w", err)}
+	}
+	by := &deviceRenewer{identity: i, issued: issued}
+	if err := i.engine.add(deviceID, *issued.Renew, by); err != nil {
+		return errInternal{fmt.Errorf("could not create certificate: %w", err)}
+	}
+	return nil
+}
+
+// credential is the device identity, renewed before if need be.
 func (i *Identity) credential() (*Credential, error) {
 	issued := i.config.Identity.Issued
 	if issued == nil {
 		return credential(i.certs, i.keys, deviceID)
+	}
+	if issued.Renew != nil {
+		chain, err := i.engine.get(deviceID)
+		if err != nil {
+			return nil, err
+		}
+		key, err := i.keys.load(deviceID)
+		if err != nil {
+			return nil, err
+		}
+		return matching(deviceID, chain, key)
 	}
 	chain, err := i.certs.read(deviceID)
 	if err != nil {
@@ -209,11 +275,6 @@ func (i *Identity) credential() (*Credential, error) {
 	}
 	if chain == nil {
 		return i.firstCredential(issued)
-	}
-	if issued.Renew != nil && issued.Renew.Threshold.due(chain[0], now()) {
-		if err := i.renew(issued, chain[0]); err != nil {
-			i.log.event("renewal-failed", fields{"cert": deviceID, "error": err.Error()})
-		}
 	}
 	return credential(i.certs, i.keys, deviceID)
 }
@@ -240,21 +301,4 @@ func (i *Identity) issue(
 // subject is that of the CSR: the registration ID as common name, and what else is configured.
 func (i *Identity) subject(issued *Issuance) []byte {
 	return encodeSubject(i.config.RegistrationID, issued.Subject)
-}
-
-// renew replaces the device identity; the temporary certificate has an id of its own, as in certd.
-func (i *Identity) renew(issued *Issuance, old *x509.Certificate) error {
-	const temp = deviceID + "-temp"
-	err := renew(i.certs, i.keys, deviceID, issued.Renew.Rotate, algorithmRSA,
-		func(key *Key) ([]*x509.Certificate, error) {
-			chain, err := i.issue(temp, issued, old.RawSubject, key)
-			if err != nil {
-				return nil, err
-			}
-			return chain, i.certs.remove(temp)
-		})
-	if err != nil {
-		return err
-	}
-	return i.forget() // the new certificate has to be registered
 }

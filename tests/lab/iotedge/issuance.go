@@ -155,6 +155,7 @@ func (c *Config) readEST(t *table) {
 type Renewal struct {
 	Rotate    bool
 	Threshold Policy
+	Retry     Policy
 }
 
 // Policy is a share of a certificate's life in percent, or a time before its end.
@@ -163,14 +164,18 @@ type Policy struct {
 	Before  time.Duration
 }
 
-var defaultRenewal = Renewal{Rotate: true, Threshold: Policy{Percent: 80}}
+var defaultRenewal = Renewal{
+	Rotate: true, Threshold: Policy{Percent: 80}, Retry: Policy{Percent: 4},
+}
 
 func readRenewal(t *table) Renewal {
 	if !t.has("rotate_key") {
 		t.problem("rotate_key", "missing field")
 	}
-	out := Renewal{Rotate: t.boolean("rotate_key"), Threshold: parsed(t, "threshold", parsePolicy)}
-	parsed(t, "retry", parsePolicy)
+	out := Renewal{
+		Rotate: t.boolean("rotate_key"), Threshold: parsed(t, "threshold", parsePolicy),
+		Retry: parsed(t, "retry", parsePolicy),
+	}
 	t.end()
 	return out
 }

@@ -10,18 +10,23 @@ import (
 // Log is the evidence of what the service did, for tests to read: JSON lines in log.jsonl.
 // Nothing secret goes into it.
 type Log struct {
-	mutex sync.Mutex
-	file  *os.File
+	mutex   sync.Mutex
+	file    *os.File
+	journal *os.File // in the lab, where no systemd keeps one
 }
 
 type fields map[string]any
 
 func openLog(path string) (*Log, error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := openAppending(path)
 	if err != nil {
 		return nil, err
 	}
 	return &Log{file: file}, nil
+}
+
+func openAppending(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
 func (l *Log) event(name string, more fields) {

@@ -23,6 +23,10 @@
 // a Unix socket with the same paths, api-version query, JSON and errors. Inside, keys have the ids
 // and labels, certificates the file names, and requests the order of the real services.
 //
+// Certificates are renewed as by the real services, by a timer and when they are used (engine.go),
+// with their words in the journal. Invoked as systemctl or journalctl, in the lab, the program shows
+// and controls the services it plays (units.go); broken.go says how they can be made to fail.
+//
 // # Where things are in the lab
 //
 // A file iotedge-lab.toml says the paths. It lies in the directory of the executable as invoked,
@@ -33,7 +37,8 @@
 //	state_dir          plays /var/lib/aziot; is made, mode 0700 (required). In it: super.toml (the
 //	                   applied configuration), certd/certs/, keyd/keys/, identityd/device_info,
 //	                   service.lock (held by the service, contains its pid), service.log (its
-//	                   stderr) and log.jsonl, the evidence: one JSON object a line, with time, event
+//	                   stderr), journal.jsonl (what journalctl reads), control.sock, broken.json
+//	                   and log.jsonl, the evidence: one JSON object a line, with time, event
 //	socket             plays /run/aziot/identityd.sock (required)
 //	pkcs11_store       directory, becomes TPM2_PKCS11_STORE of the service
 //	pkcs11_tcti        becomes TPM2_PKCS11_TCTI
@@ -51,8 +56,8 @@
 //
 // It is stricter: unknown keys, doubtful URIs, half credentials, a config.toml others may read,
 // expired certificates, keys that do not match and labels that are not unique are errors. It has no
-// containers, so a change of the hostname is never refused, and does not talk to the hub. Renewal
-// happens when a certificate is used, not by a timer; services do not watch their files. In the lab
+// containers, so a change of the hostname is never refused, and does not talk to the hub. Edged
+// has no certificate of its own; services do not watch their files. In the lab
 // it does not ask for root or change users. Symmetric keys, TPM attestation, manual provisioning
 // and local issuance are checked in the configuration, and then provisioning fails; the lab's
 // service then always answers: that the device is not provisioned.
@@ -97,6 +102,9 @@ func run(argv []string) error {
 		if filepath.Base(path) == filepath.Base(daemon.program()) {
 			return runDaemon(path, daemon)
 		}
+	}
+	if name := filepath.Base(path); name == "systemctl" || name == "journalctl" {
+		return tool(name, path, argv[1:])
 	}
 	verb := strings.Join(argv[1:min(len(argv), 3)], " ")
 	rest := argv[min(len(argv), 3):]

@@ -31,6 +31,9 @@ func serve(lab *Lab) error {
 	if err != nil {
 		return err
 	}
+	if log.journal, err = openAppending(lab.state("journal.jsonl")); err != nil {
+		return err
+	}
 	config, _, err := readConfig(lab.state("super.toml"))
 	if err != nil {
 		return err
@@ -43,27 +46,14 @@ func serve(lab *Lab) error {
 	go endWith(lab.DieWithPid, lab, log)
 	identity := newIdentity(lab, config, log)
 	log.event("started", fields{"pid": os.Getpid(), "startup_failure": lab.StartupFailure})
-	server := &http.Server{Handler: identity, ConnContext: withPeer}
-	identity.mutex.Lock() // requests wait for the first attempt, as behind the real start
-	if lab.StartupFailure == "answer" || config.unsupported() != nil {
-		go identity.start(lab.RestartInterval.Duration)
-	} else {
-		identity.start(lab.RestartInterval.Duration)
+	units := newUnits(lab, identity)
+	units.answers = lab.StartupFailure == "answer" || config.unsupported() != nil
+	if err := units.listen(); err != nil {
+		return err
 	}
+	units.startAll()
+	server := &http.Server{Handler: units, ConnContext: withPeer}
 	return server.Serve(listener)
-}
-
-// start provisions until it succeeds. The mutex is held by the caller, and free between attempts.
-func (i *Identity) start(interval time.Duration) {
-	for i.provision("Startup", true) != nil {
-		i.mutex.Unlock()
-		time.Sleep(interval)
-		i.mutex.Lock()
-		if i.device != nil {
-			break // a caller asked for provisioning meanwhile, and it worked
-		}
-	}
-	i.mutex.Unlock()
 }
 
 // lockService takes the lock that says a service is running; the file holds its pid.
