@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
         prog="tpm2cloud",
         description='From "there is a TPM 2.0" to "provisioned in Azure".',
         epilog="Exit status: 0 done; 1 not to be flashed (lint-image), not due (needs-renewal); "
-        "2 usage; 3 not yet, 4 a person is needed (status, health); 69 no usable TPM; 75 try later; 76 a server said no; 77 not permitted; "
+        "2 usage; 3 not yet, 4 a person is needed (status, health); 69 no usable TPM; "
+        "75 try later; 76 a server said no; 77 not permitted; "
         "78 configuration.",
     )
     version = f"%(prog)s {__version__}"

@@ -712,6 +712,13 @@ class SystemctlFailed(Later):
     remedy = "Look at: systemctl status 'aziot-*'; journalctl -u 'aziot-*'; it is tried again"
 
 
+class DataLimit(Later):
+    """What the companion may send and receive in a day is used up."""
+
+    code = "data-limit"
+    remedy = "It goes on tomorrow, or when a certificate is overdue. See health.data_limit"
+
+
 class CertificateStuck(Later):
     """A certificate or a service of IoT Edge's is stuck, and nothing more is done for now."""
 

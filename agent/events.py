@@ -112,6 +112,11 @@ CAUSE_ELSEWHERE = Event(
     "have to do for IoT Edge: @TPM2CLOUD_WHAT@. Until it does, IoT Edge is left alone. This is "
     "told once.",
 )
+RENEWED = Event(
+    "ldevid-renewed",
+    "The LDevID was renewed, or got back",
+    "@TPM2CLOUD_HOW@. IoT Edge uses it from now on, where it uses it.",
+)
 FAILURE_NOT_KEPT = Event(
     "failure-not-kept",
     "A failure cannot be remembered",

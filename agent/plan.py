@@ -68,7 +68,7 @@ def run(steps: Sequence[Step]) -> None:
         ready = "READY=1\n" if step is steps[-1] else ""
         journal.tell_systemd(f"{ready}STATUS={step.name}")
         started = time.monotonic()
-        event, what, evidence = at(step, partial(_run, step))
+        event, what, evidence = at(step, partial(converge, step))
         took = time.monotonic() - started
         fields = {"step": step.name, "seconds": f"{took:.3f}", "evidence": evidence}
         about = journal.about(event, **fields)
@@ -84,7 +84,8 @@ def at(step: Step, act: Callable[[], T]) -> T:
         raise
 
 
-def _run(step: Step) -> tuple[Event, str, str]:
+def converge(step: Step) -> tuple[Event, str, str]:
+    """It is done afterwards: the event, in words, and the evidence. Raises what it fails of."""
     if was := step.done():
         return STEP_ALREADY_DONE, "already done", was
     journal.tell_systemd(f"STATUS={step.name}: at work")

@@ -84,6 +84,7 @@ def status(args: argparse.Namespace) -> int:
 
 def health(args: argparse.Namespace) -> int:
     from agent.health import run, shown
+    from agent.health.tending import Device
 
     conf, state = config.load(args.config), _state()
     with contextlib.ExitStack() as stack:
@@ -91,7 +92,7 @@ def health(args: argparse.Namespace) -> int:
             stack.enter_context(store.lock(state.directory))
         ledger = None if args.dry_run else state.loaded
         tpm = stack.enter_context(_tpm(conf.tpm.tcti, ledger))
-        report = run.run(run.Device(conf, tpm, state), dry=args.dry_run)
+        report = run.run(Device(conf, tpm, state), dry=args.dry_run)
     if args.json:
         _say(json.dumps(shown.as_json(report), indent=2))
     elif not journal.on_journal():  # there, what changed has been told
@@ -101,10 +102,11 @@ def health(args: argparse.Namespace) -> int:
 
 def needs_renewal(args: argparse.Namespace) -> int:
     from agent.health import run
+    from agent.health.tending import Device
 
     conf = config.load(args.config)
     with _tpm(conf.tpm.tcti) as tpm:
-        return 0 if run.is_due(run.Device(conf, tpm, _state())) else 1
+        return 0 if run.is_due(Device(conf, tpm, _state())) else 1
 
 
 def identity(args: argparse.Namespace) -> int:

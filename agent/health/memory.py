@@ -10,14 +10,16 @@ from agent.state import State, read_json, write_json
 class Memory:
     """All of it can be lost without harm: a state is told of once more, a remedy waits anew.
 
-    `states`: what was last told of each certificate. `cases` and `spent`: agent/health/ladder.py's.
-    `backoff`: the renewal's. `traffic`: the bytes of the day `traffic["day"]`. `asked`: when each
-    EST server was last asked for its CA certificates without need, seconds since 1970.
+    `states`: what was last told of each certificate; `tpm`: of the TPM; `trouble`: the code of the
+    error that kept the last run from its work. `cases`: agent/health/ladder.py's. `backoff`: the
+    renewal's. `traffic`: the bytes of the day `traffic["day"]`. `asked`: when each EST server was
+    last asked for its CA certificates without need, seconds since 1970.
     """
 
     states: dict[str, str] = field(default_factory=dict)
+    tpm: str = ""
+    trouble: str = ""
     cases: dict[str, Any] = field(default_factory=dict)
-    spent: list[Any] = field(default_factory=list)
     backoff: dict[str, Any] = field(default_factory=dict)
     traffic: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, float] = field(default_factory=dict)

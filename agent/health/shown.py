@@ -29,7 +29,7 @@ class Report:
     perhaps more of it: "active (running)".
 
     `data`: bytes "sent" and "received" today, and their "limit", 0 for none. `problem`: what
-    stopped the run, or a part of it.
+    stopped the run, or a part of it. `dry`: nothing was done, the actions are what would be.
     """
 
     at: datetime
@@ -39,6 +39,7 @@ class Report:
     services: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, int] = field(default_factory=dict)
     problem: AgentError | None = None
+    dry: bool = False
 
 
 # --- all in all ---
@@ -86,7 +87,7 @@ def as_text(report: Report) -> Iterator[str]:
         yield f"Services: {', '.join(each)}."
     if report.data:
         yield _data_in_words(report.data)
-    yield from (f"Done: {action}" for action in report.actions)
+    yield from (f"{'It' if report.dry else 'Done:'} {action}" for action in report.actions)
     if report.problem:
         yield f"{report.problem} [{report.problem.code}]"
         yield f"  Remedy: {report.problem.remedy}"
