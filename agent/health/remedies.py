@@ -7,6 +7,7 @@ the EST server does not let this device in, that is the matter, and nothing is d
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from agent.state import State
 from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
+SETTLES = 20.0  # seconds; a TPM takes some of them to make a key
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Visit:
     def _waits(self, stuck: Stuck) -> str:
         minutes = math.ceil(max(0.0, self.rungs.left(stuck.trouble)) / 60)
         doing = _doing(self.rungs.next(stuck.trouble), stuck)
-        return f"would {doing}, for {stuck.why}: not for another {minutes} min"
+        return f"would {doing}, for {stuck.why}, but not for another {minutes} min"
 
     def spend(self, stuck: Stuck, rung: Rung) -> Outcome:
         """This remedy, if nothing speaks against it."""
@@ -134,7 +136,7 @@ class Visit:
         before = acts.mark(rung, self.device.conf, stuck, self.now.boot_id)
         self.rungs.begin(stuck.name, rung, before)
         self._keep()
-        self._tell(INTERVENTION, stuck, f"about to {doing}, for {stuck.why}", doing)
+        self._tell(INTERVENTION, stuck, f"{doing}, for {stuck.why}", doing)
         return self._acted(stuck, rung, before)
 
     def _objection(self, stuck: Stuck, rung: Rung) -> AgentError | None:
@@ -156,7 +158,7 @@ class Visit:
         return f"{limit} interventions per day are spent; the next is in {hours} h"
 
     def _put_off(self, stuck: Stuck, why: str) -> AgentError:
-        problem = CertificateStuck(f"cannot help, though {stuck.why}: {why}", unit=stuck.unit)
+        problem = CertificateStuck(f"cannot help {stuck.why}: {why}", unit=stuck.unit)
         return self._once(stuck, INTERVENTION_PUT_OFF, problem)
 
     def _once(self, stuck: Stuck, event: Event, why: AgentError) -> AgentError:
@@ -164,7 +166,7 @@ class Visit:
         case, what = self.rungs.cases[stuck.name], f"{event.name} {why.code}"
         if not self.device.dry and case.told != what:
             case.told = what
-            self._tell(event, stuck, f"nothing is done, though {stuck.why}: {why}", str(why))
+            self._tell(event, stuck, f"nothing is done for {stuck.why}: {why}", str(why))
         return why
 
     # --- doing it ---
@@ -205,14 +207,22 @@ class Visit:
         return acts.was_done(case.rung, case.mark or {}, now)
 
     def _result(self, name: str) -> str:
-        """The word of the identity service, waited for, and the certificate as it is then."""
+        """The word of the identity service, and the certificate as it is then; both are given a
+        while, for a service that has started is not yet done with what it does then."""
         conf = self.device.conf.aziot
         said = aziot_identity.answer(conf.identity_socket, conf.timeout.total_seconds())
+        self._settle(name)
         word = str(said)
         if isinstance(said, aziot_identity.Provisioning):
             word = f"the identity service knows '{said.device_id}' at hub '{said.hub}'"
         seen = self._look(name)
-        return f"{described(seen)}; {word}" if seen else word
+        return f"now {described(seen)}; {word}" if seen else word
+
+    def _settle(self, name: str) -> None:
+        patience = min(SETTLES, self.device.conf.health.patience.total_seconds())
+        until = time.monotonic() + patience
+        while self.lacks(name) and time.monotonic() < until:
+            time.sleep(0.2)
 
     def lacks(self, name: str) -> bool:
         seen = self._look(name)

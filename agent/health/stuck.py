@@ -91,22 +91,22 @@ def _certificate(conf: Config, kept: certd.Kept, seen: Judged, failing: tuple[st
 
 def _service(conf: Config, unit: Unit) -> Stuck:
     trouble = Trouble(unit.name, conf.health.patience.total_seconds(), SERVICE)
-    return Stuck(trouble=trouble, unit=unit.name, why=f"{unit.name} fails: it is {unit}")
+    return Stuck(trouble=trouble, unit=unit.name, why=f"{unit.name} (it fails: {unit})")
 
 
 def begun(conf: Config, name: str) -> Stuck | None:
     """That of which a remedy was begun, whatever it is like now; None: it is no more."""
     for each in certd.kept(conf):
         if each.id == name:
-            trouble, why = Trouble(name, 0), f"{name} was stuck"
+            trouble, why = Trouble(name, 0), f"{name} (it was stuck)"
             return Stuck(trouble=trouble, unit=each.unit, why=why, path=each.path)
     if name in certd.UNITS:
-        return Stuck(trouble=Trouble(name, 0), unit=name, why=f"{name} failed")
+        return Stuck(trouble=Trouble(name, 0), unit=name, why=f"{name} (it failed)")
     return None
 
 
 def described(seen: Judged) -> str:
-    return f"{seen.name} is {seen.state} ({seen.why})"
+    return f"{seen.name} ({seen.state}: {seen.why})"
 
 
 def _fails(unit: Unit, before: Mapping[str, int]) -> bool:
