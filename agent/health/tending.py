@@ -189,7 +189,7 @@ class Tending:
         """IoT Edge's configuration does not say what it must. That depends on what changes here
         only where there was a second slot, or a CA was followed: most devices have neither."""
         state = self.device.state
-        if not (state.ldevid_slot.exists() or (state.anchors / "operational.pem").exists()):
+        if not (state.ldevid_slot.exists() or (state.anchors / "operational.json").exists()):
             return False
         return any(step.done() is None for step in self._of_iotedge()[:1])
 

@@ -33,22 +33,22 @@ class World:
         kind: pki.Kind = "ecc256",
         owner_lasts: timedelta = 5 * pki.YEAR,
         operations_lasts: timedelta = 5 * pki.YEAR,
-        roots_last: timedelta = 10 * pki.YEAR,
+        owner_root_lasts: timedelta = 10 * pki.YEAR,
         clock: Clock | None = None,
         renewing: bool = False,
     ) -> None:
         """`kind`: keys of the CAs. The EST servers issue for 90 days, or as long as their CA is
-        valid: `owner_lasts` and `operations_lasts` make shorter certificates. `roots_last`: those
-        above these two. `clock`: the time of the servers, and of every device in this world;
-        without one it is ours. `renewing`: the EST servers of owner and operator are
+        valid: `owner_lasts` and `operations_lasts` make shorter certificates; a CA does not
+        work when its root has expired. `clock`: the time of the servers, and of every device in
+        this world; without one it is ours. `renewing`: the EST servers of owner and operator are
         `owner_server` and `operations_server`."""
         directory.mkdir(parents=True)
         self.directory, self.clock = directory, clock
         vendor = pki.root("OEM CA root", kind, lasts=30 * pki.YEAR)
         self.oem = vendor.below("OEM CA", kind, lasts=25 * pki.YEAR)  # an IDevID is for life
-        self.owner_root = pki.root("Owner CA root", kind, lasts=roots_last)
+        self.owner_root = pki.root("Owner CA root", kind, lasts=owner_root_lasts)
         self.owner = self.owner_root.below("Owner CA", kind, lasts=owner_lasts)
-        self.operations_root = pki.root("Operations CA root", kind, lasts=roots_last)
+        self.operations_root = pki.root("Operations CA root", kind)
         self.operations = self.operations_root.below("Operations CA", kind, lasts=operations_lasts)
         self.stations = pki.authority("Factory stations CA", kind)
         vouch = pki.authority("TLS CA", kind, lasts=10 * pki.YEAR)
