@@ -5,6 +5,8 @@ curl (tests/bench/seed-steps): on devices with copies of the same TPM, whose fac
 Told apart is what the stand-in for IoT Edge takes. The TPM is swtpm: its CPU time is the TPM's
 time. By hand the TPM is behind tpm2-abrmd, as tpm2_ptool needs it and the scripts install it; the
 agent goes straight to the TPM, and in a row of its own through tpm2-abrmd, too.
+
+And what comes after: `tpm2cloud health` with nothing due, as a device runs it every hour.
 """
 
 import argparse
@@ -34,6 +36,8 @@ class Rounds:
         self.first = {side: report.Row(side.name) for side in SIDES}
         self.second = report.Row("agent, second run, ECC")
         self.identity = report.Row("agent, identity")
+        self.health = report.Row("agent, health, nothing due")
+        self.network = 0
 
     def run(self, count: int) -> None:
         for n in range(count):
@@ -55,6 +59,9 @@ class Rounds:
             if side is ECC:
                 self.second.samples.append(device.run())
                 self.identity.samples.append(device.identity())
+                if not self.health.samples:
+                    self.network = device.health_network()
+                self.health.samples.append(device.health())
 
     def _count(self, side: Side) -> None:
         with bench(self._world, side, self._device()) as device:
@@ -82,11 +89,12 @@ def main() -> None:
     finally:
         shutil.rmtree(directory)
     first = done.first
-    rows = [*first.values(), done.second, done.identity]
+    rows = [*first.values(), done.second, done.identity, done.health]
     print(report.table(rows, rounds, load), end="\n\n")
     others = [first[MANAGED], first[MTLS]]
     print(report.verdicts(first[SCRIPTS], first[RSA], first[ECC], done.second, others))
     print(report.identity(done.identity))
+    print(report.health(done.health, done.network))
 
 
 if __name__ == "__main__":

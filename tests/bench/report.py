@@ -95,6 +95,17 @@ def identity(row: Row) -> str:
     return _verdict("agent's identity, wall", f"{seconds:.2f} s", "< 1", seconds < 1)
 
 
+def health(row: Row, network: int) -> str:
+    """Of the companion when nothing is due. `network`: sockets that are not Unix sockets."""
+    seconds = row.own(cpu)
+    lines = [
+        _verdict("agent's CPU, health", f"{seconds:.2f} s", "< 0.35", seconds < 0.35),
+        _verdict("agent's peak memory, health", f"{row.peak:.0f} MiB", "< 60", row.peak < 60),
+        _verdict("agent's network sockets, health", f"{network}", "0", network == 0),
+    ]
+    return "\n".join(lines)
+
+
 def _ratio(what: str, slow: Row, fast: Row, figure: Callable[[Cost], float], target: float) -> str:
     own = slow.own(figure) / fast.own(figure)
     whole = slow.whole(figure) / fast.whole(figure)

@@ -138,6 +138,15 @@ class Bench:
         """What the back office wants to know, which is asked offline, and first."""
         return self.run(self.device.agent_command("identity", "--json"))
 
+    def health(self) -> Sample:
+        """The companion, when nothing is due: every hour, for years."""
+        return self.run(self.device.agent_command("health"))
+
+    def health_network(self) -> int:
+        """Network sockets that such a run opens or uses."""
+        calls = ["-e", "trace=socket,connect,sendto,sendmsg", "-e", "signal=none"]
+        return len(strace.network(self._traced(calls, self.device.agent_command("health"))))
+
     def run(self, command: Sequence[str] = ()) -> Sample:
         """Raises RuntimeError if it fails, or if the device is not provisioned afterwards."""
         result = self.device.directory / "result.json"
@@ -173,15 +182,18 @@ class Bench:
 
     def processes(self) -> tuple[int, int]:
         """(processes started, programs executed) by such a run, without those of IoT Edge."""
-        trace = self.device.directory / "trace"
         calls = ["-e", "trace=execve,clone,clone3,fork,vfork", "-e", "signal=none"]
-        traced = ["strace", "-f", "-qq", *calls, "-o", str(trace)]
         # The service that `iotedge` leaves behind would keep strace waiting.
         ends = ["bash", "-c", '"$@"; status=$?; iotedge system stop; exit $status', "bash"]
-        done = self._execute([*traced, *ends, *self.command])
+        return strace.processes(self._traced(calls, [*ends, *self.command]))
+
+    def _traced(self, calls: Sequence[str], command: Sequence[str]) -> list[str]:
+        """Lines of strace. Raises RuntimeError if the command fails."""
+        trace = self.device.directory / "trace"
+        done = self._execute(["strace", "-f", "-qq", *calls, "-o", str(trace), *command])
         if done.returncode != 0:
             raise RuntimeError(f"{self.side.name}: {done.stdout}\n{done.stderr}")
-        return strace.processes(trace.read_text().splitlines())
+        return trace.read_text().splitlines()
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""How many processes a run had, from the output of strace -f."""
+"""How many processes a run had, and whom it talked to, from the output of strace -f."""
 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CALL = re.compile(r"(execve|v?fork|clone3?)\((.*)\) += (\d+)$")
+NETWORK = re.compile(r"\b(socket|connect|sendto|sendmsg)\(.*\bAF_(INET6?|PACKET|NETLINK)\b")
 
 
 def processes(trace: Iterable[str]) -> tuple[int, int]:
@@ -23,6 +24,12 @@ def processes(trace: Iterable[str]) -> tuple[int, int]:
     edge = {pid for pid, program in executed if Path(program).name == "iotedge"}
     ours = {pid for pid in parent if not edge & {pid, *_ancestors(pid, parent)}}
     return len(ours - threads), sum(pid in ours for pid, _ in executed)
+
+
+def network(trace: Iterable[str]) -> list[str]:
+    """What would reach beyond this machine, or find the way there: sockets of any such kind, those
+    for asking a name server among them. TPM and services are at Unix sockets."""
+    return [line for line in trace if NETWORK.search(line)]
 
 
 def _ancestors(pid: int, parent: dict[int, int]) -> Iterator[int]:
