@@ -166,16 +166,18 @@ def _learned(
 
 
 def _tell(trust: Trust, each: Accepted) -> None:
-    fields = {
-        "setting": trust.setting,
-        "subject": name(each.anchor),
-        "fingerprint": x509.fingerprint(each.anchor),
-        "by": name(each.path[-1]),
-        "until": f"{each.anchor.not_valid_after_utc:%Y-%m-%d}",
-    }
-    said = "%(setting)s: '%(subject)s' (sha256 %(fingerprint)s) is trusted from now on, for "
-    said += "'%(by)s' has signed for it"
-    log.info(said, fields, extra=journal.about(ANCHOR_ACCEPTED, **fields))
+    subject, by = name(each.anchor), name(each.path[-1])
+    fingerprint = x509.fingerprint(each.anchor)
+    about = journal.about(
+        ANCHOR_ACCEPTED,
+        setting=trust.setting,
+        subject=subject,
+        fingerprint=fingerprint,
+        by=by,
+        until=f"{each.anchor.not_valid_after_utc:%Y-%m-%d}",
+    )
+    said = "%s: '%s' (sha256 %s) is trusted from now on, for '%s' has signed for it"
+    log.info(said, trust.setting, subject, fingerprint, by, extra=about)
 
 
 def name(certificate: Certificate) -> str:
