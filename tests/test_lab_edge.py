@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from tests.lab import edge
 from tests.lab.clock import Clock
@@ -136,13 +137,10 @@ def test_a_restart_of_its_service_alone_brings_a_lost_renewal_back(
 def test_a_service_that_cannot_start_is_started_again_and_again(device: Device) -> None:
     edge.broken(device, crash=["aziot-identityd"])
     assert device.run(["systemctl", "restart", "aziot-identityd"]).returncode == 0
-    while int((seen := unit(device, "aziot-identityd"))["NRestarts"]) < 2:
-        pass
-    assert seen["Result"] in ("exit-code", "success")
+    edge.until(lambda: int(unit(device, "aziot-identityd")["NRestarts"]) >= 2)
     assert said(device, "aziot-identityd", "restart counter is at 2")
     edge.broken(device)
-    while unit(device, "aziot-identityd")["ActiveState"] != "active":
-        pass
+    edge.until(lambda: unit(device, "aziot-identityd")["ActiveState"] == "active")
     assert device.agent("status").returncode == 0
 
 
@@ -156,6 +154,25 @@ def test_power_that_goes_at_the_wrong_moment_leaves_a_certificate_for_another_ke
     device.run(["systemctl", "start", "aziot-edged"])
     failed = edge.awaited(device, "provisioning-failed")
     assert "does not match its private key" in failed["error"]
+
+
+@pytest.mark.parametrize("issued_by", ["est", "device"])
+def test_the_ca_of_the_modules_is_renewed_by_aziot_edged(
+    device: Device, clock: Clock, issued_by: str
+) -> None:
+    device.configure({"edge_ca": {"issued_by": issued_by}})
+    done = device.agent("provision")
+    assert done.returncode == 0, done.stderr
+    edge.until(lambda: said(device, "aziot-edged", "will be auto-renewed"))
+    [old, *_] = edge.certificate(device, "aziot-edged-ca")
+    assert old.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    edge.broken(device, renewals={"aziot-edged-ca": "fatal"})
+    clock.advance(80 * DAY if issued_by == "device" else 25 * DAY)
+    edge.awaited(device, "renewal-failed", cert="aziot-edged-ca")
+    edge.broken(device)
+    assert device.run(["systemctl", "restart", "aziot-edged"]).returncode == 0
+    edge.awaited(device, "renewed", cert="aziot-edged-ca")
+    assert edge.certificate(device, "aziot-edged-ca")[0].public_key() != old.public_key()
 
 
 def test_units_that_are_not_there_are_told_as_systemd_does(device: Device) -> None:

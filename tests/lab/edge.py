@@ -13,6 +13,7 @@ aziot-certd, device-id by aziot-identityd. One process plays all of them; `syste
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,9 +37,10 @@ def broken(
     crash: list[str] | None = None,
     tear: list[str] | None = None,
 ) -> None:
-    """From now on, all of it; without arguments, well again. `renewals`: by certificate, est-id or
-    device-id. `crash`: services, as "aziot-certd", that end whenever they are started. `tear`:
-    certificates at whose renewal the power goes, after they are written, before their key is."""
+    """From now on, all of it; without arguments, well again. `renewals`: by certificate,
+    est-id, device-id or aziot-edged-ca. `crash`: services, as "aziot-certd", that end whenever they
+    are started. `tear`: certificates at whose renewal the power goes, after they are written,
+    before their key is: `systemctl start aziot-edged` is the next boot."""
     content = {"renewals": renewals or {}, "crash": crash or [], "tear": tear or []}
     new = device.edge / "broken.new"
     new.write_text(json.dumps(content))
@@ -55,11 +57,16 @@ def events(device: Device, name: str, **fields: Any) -> list[dict[str, Any]]:
 
 def awaited(device: Device, name: str, count: int = 1, **fields: Any) -> dict[str, Any]:
     """The last of such events, once there are as many as `count`."""
-    until = time.monotonic() + PATIENCE
-    while len(found := events(device, name, **fields)) < count:
-        assert time.monotonic() < until, (name, fields, events(device, name))
+    until(lambda: len(events(device, name, **fields)) >= count)
+    return events(device, name, **fields)[-1]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Waits for something that is going to happen."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
         time.sleep(0.05)
-    return found[-1]
 
 
 def certificate(device: Device, cert: str) -> list[x509.Certificate]:

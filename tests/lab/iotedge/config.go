@@ -25,6 +25,7 @@ type Config struct {
 	EST            EST
 	PreloadedCerts map[string][]string // id to a path, or to other ids
 	PreloadedKeys  map[string]KeyLocation
+	EdgeCA         *Issuance // nil if nothing is said of it
 }
 
 // X509Identity is the device identity: either preloaded or issued.
@@ -42,6 +43,7 @@ type Issuance struct {
 	CommonName string
 	Subject    map[string]string
 	Renew      *Renewal
+	Days       int64 // that a self-signed certificate is valid; 0: thirty
 }
 
 // ESTAuth are credentials for an EST server.
@@ -135,7 +137,7 @@ func (c *Config) readTop(t *table) {
 	c.readProvisioning(t, parent)
 	c.readIssuance(t)
 	readTPM(t.sub("tpm"))
-	readEdge(t)
+	c.EdgeCA = readEdge(t)
 	c.checkLibrary(t)
 }
 

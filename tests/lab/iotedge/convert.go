@@ -27,6 +27,9 @@ func (c *Config) preloads() (certs map[string]string, keys map[string]KeyLocatio
 	if issued := c.Identity.Issued; issued != nil {
 		preloadAuth(issued.Auth, "-"+deviceID)
 	}
+	if c.EdgeCA != nil {
+		preloadAuth(c.EdgeCA.Auth, "-"+edgeCA)
+	}
 	return certs, keys
 }
 

@@ -2,9 +2,9 @@ package main
 
 import "math"
 
-// readEdge reads what belongs to IoT Edge alone. Nothing here is used by the stand-in; the tables
-// are checked so that a writer's mistakes in them are seen.
-func readEdge(t *table) {
+// readEdge reads what belongs to IoT Edge alone. But for the Edge CA nothing here is used by the
+// stand-in; the tables are checked so that a writer's mistakes in them are seen.
+func readEdge(t *table) (edgeCA *Issuance) {
 	for _, key := range []string{"trust_bundle_cert", "additional_info"} {
 		if t.has(key) {
 			parsed(t, key, parseFileURI)
@@ -16,7 +16,7 @@ func readEdge(t *table) {
 		t.oneOf("auto_reprovisioning_mode", "Dynamic", "AlwaysOnStartup", "OnErrorOnly")
 	}
 	readCounts(t.sub("iotedge_max_requests"), "management", "workload")
-	readEdgeCA(t.sub("edge_ca"))
+	edgeCA = readEdgeCA(t.sub("edge_ca"))
 	readAgent(t.sub("agent"))
 	for _, key := range []string{"connect", "listen"} {
 		if uris := t.sub(key); uris != nil {
@@ -36,16 +36,22 @@ func readEdge(t *table) {
 		}
 		images.end()
 	}
+	return edgeCA
 }
 
-// readEdgeCA tries the variants in the order of the real one: issued, preloaded, quickstart.
-func readEdgeCA(t *table) {
+// readEdgeCA tries the variants in the order of the real one: issued, preloaded, quickstart. It
+// returns how the certificate is issued, if it is.
+func readEdgeCA(t *table) *Issuance {
 	if t == nil {
-		return
+		return nil
 	}
+	var out *Issuance
 	switch {
 	case t.has("method"):
-		readIssued(t, false)
+		out = readIssued(t, false)
+		if out.Renew == nil {
+			out.Renew = &defaultRenewal
+		}
 	case t.has("cert") || t.has("pk"):
 		parsed(t, "cert", parseFileURI)
 		parsed(t, "pk", parseKeyLocation)
@@ -53,13 +59,16 @@ func readEdgeCA(t *table) {
 		if !t.has("auto_generated_edge_ca_expiry_days") {
 			t.problem("auto_generated_edge_ca_expiry_days", "missing field")
 		}
-		t.integer("auto_generated_edge_ca_expiry_days", 1, math.MaxUint32)
+		days := t.integer("auto_generated_edge_ca_expiry_days", 1, math.MaxUint32)
+		out = &Issuance{Method: "self_signed", Days: days, Renew: &defaultRenewal}
 		if renew := t.sub("auto_renew"); renew != nil {
-			readRenewal(renew)
+			policy := readRenewal(renew)
+			out.Renew = &policy
 		}
-		readSubject(t, &Issuance{})
+		readSubject(t, out)
 	}
 	t.end()
+	return out
 }
 
 func readAgent(t *table) {

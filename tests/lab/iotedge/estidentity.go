@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // estFor is what to enrol the certificate with an id with: its own settings, else the global ones.
@@ -14,7 +15,7 @@ func (c *Certs) estFor(
 	if auth == nil {
 		auth = c.est.Auth
 	} else {
-		suffix = "-" + deviceID
+		suffix = "-" + strings.TrimSuffix(id, "-temp")
 	}
 	if url == "" {
 		url = c.est.URLs[id]

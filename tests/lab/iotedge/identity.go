@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
-
-	"github.com/BurntSushi/toml"
 )
 
 // Identity plays aziot-identityd: it gets the device its identity and knows where it was assigned.
@@ -67,7 +64,9 @@ func newIdentity(lab *Lab, config *Config, log *Log) *Identity {
 		certs: &Certs{
 			est: &config.EST, preloaded: certs, home: lab.state("certd"), system: system,
 			keys: store, log: log, torn: torn, engine: newEngine(certd, log, broken),
-			issued: map[string]*Issuance{deviceID: config.Identity.Issued},
+			issued: map[string]*Issuance{
+				deviceID: config.Identity.Issued, edgeCA: config.EdgeCA,
+			},
 		},
 	}
 }
@@ -167,36 +166,6 @@ func (i *Identity) payload() (json.RawMessage, error) {
 		err = fmt.Errorf("%s is not JSON", i.config.Payload)
 	}
 	return text, err
-}
-
-// readInfo takes the assignment of an earlier run, if there is one.
-func (i *Identity) readInfo() bool {
-	device := &Device{}
-	_, err := toml.DecodeFile(i.info, device)
-	if err != nil || device.Hub == "" || device.DeviceID == "" {
-		return false
-	}
-	i.device = device
-	return true
-}
-
-func (i *Identity) writeInfo() error {
-	if err := os.MkdirAll(filepath.Dir(i.info), 0o700); err != nil {
-		return err
-	}
-	file, err := os.OpenFile(i.info, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	return firstOf(toml.NewEncoder(file).Encode(i.device), file.Close())
-}
-
-func (i *Identity) forget() error {
-	i.device = nil
-	if err := os.Remove(i.info); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 // reprovision forgets the assignment and asks anew, whether or not that succeeds.

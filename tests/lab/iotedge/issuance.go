@@ -29,7 +29,7 @@ func readIssued(t *table, closed bool) *Issuance {
 		}
 		out.Auth = readAuth(t)
 	}
-	t.integer("expiry_days", 1, math.MaxUint32)
+	out.Days = t.integer("expiry_days", 1, math.MaxUint32)
 	if renew := t.sub("auto_renew"); renew != nil {
 		policy := readRenewal(renew)
 		out.Renew = &policy

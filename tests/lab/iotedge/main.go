@@ -56,8 +56,8 @@
 //
 // It is stricter: unknown keys, doubtful URIs, half credentials, a config.toml others may read,
 // expired certificates, keys that do not match and labels that are not unique are errors. It has no
-// containers, so a change of the hostname is never refused, and does not talk to the hub. Edged
-// has no certificate of its own; services do not watch their files. In the lab
+// containers, so a change of the hostname is never refused, and does not talk to the hub. The
+// Edge CA is there only in the lab, and if configured; services do not watch their files. In the lab
 // it does not ask for root or change users. Symmetric keys, TPM attestation, manual provisioning
 // and local issuance are checked in the configuration, and then provisioning fails; the lab's
 // service then always answers: that the device is not provisioned.

@@ -25,12 +25,17 @@ func (c *Certs) startRenewals() error {
 	if err := add(estID, "", estID, c.est.Auth, &Issuance{}); err != nil {
 		return err
 	}
-	issuance := c.issued[deviceID]
-	if issuance == nil || issuance.Auth == nil {
-		return nil
+	for _, forID := range []string{deviceID, edgeCA} {
+		issuance := c.issued[forID]
+		if issuance == nil || issuance.Auth == nil {
+			continue
+		}
+		suffix := "-" + forID
+		if err := add(estID+suffix, suffix, forID, issuance.Auth, issuance); err != nil {
+			return err
+		}
 	}
-	suffix := "-" + deviceID
-	return add(estID+suffix, suffix, deviceID, issuance.Auth, issuance)
+	return nil
 }
 
 // estRenewer renews an EST identity: by itself, or by the bootstrap if it has expired.

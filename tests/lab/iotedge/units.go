@@ -16,6 +16,7 @@ type Units struct {
 	mutex    sync.Mutex
 	lab      *Lab
 	identity *Identity
+	edge     *EdgeCA
 	log      *Log
 	units    map[string]*Unit
 	answers  bool // requests are answered even while aziot-identityd cannot start
@@ -42,6 +43,7 @@ func newUnits(lab *Lab, identity *Identity) *Units {
 	u := &Units{lab: lab, identity: identity, log: identity.log, units: map[string]*Unit{}}
 	inner := identity.certs.(*Certs)
 	identity.certs = &gatedCerts{inner, u}
+	u.edge = newEdgeCA(identity)
 	inside := func(service sync.Locker, start func() error) func() error {
 		return func() error {
 			service.Lock()
@@ -52,6 +54,10 @@ func newUnits(lab *Lab, identity *Identity) *Units {
 	starts := map[Daemon]func() error{
 		certd:     inside(&inner.mutex, inner.startRenewals),
 		identityd: inside(&identity.mutex, identity.begin),
+		edged: func() error {
+			life := u.life(edged)
+			return u.edge.begin(func() bool { return u.life(edged) != life })
+		},
 	}
 	for _, daemon := range daemons {
 		start := starts[daemon]
@@ -65,7 +71,14 @@ func newUnits(lab *Lab, identity *Identity) *Units {
 	}
 	go ticking(&inner.mutex, inner.engine)
 	go ticking(&identity.mutex, identity.engine)
+	go ticking(&u.edge.mutex, u.edge.engine)
 	return u
+}
+
+func (u *Units) life(daemon Daemon) int {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	return u.units[daemon.service()].life
 }
 
 // startAll is what `config apply` does; in the end all are up, whoever is started by whom.
@@ -185,6 +198,10 @@ func (u *Units) down(daemon Daemon) {
 		u.identity.mutex.Lock()
 		u.identity.engine.clear()
 		u.identity.mutex.Unlock()
+	case edged:
+		u.edge.mutex.Lock()
+		u.edge.engine.clear()
+		u.edge.mutex.Unlock()
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -169,7 +170,11 @@ func (c *CA) issue(csr *x509.CertificateRequest, oddity string) (*x509.Certifica
 
 func newKey() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
+var (
+	oidSAN         = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
+	noCA           = []byte{0x30, 0} // BasicConstraints, by default
+)
 
 func (c *CA) template(csr *x509.CertificateRequest) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
@@ -196,6 +201,10 @@ func (c *CA) template(csr *x509.CertificateRequest) (*x509.Certificate, error) {
 	for _, extension := range csr.Extensions {
 		if extension.Id.Equal(oidSAN) {
 			out.ExtraExtensions = append(out.ExtraExtensions, extension)
+		}
+		if extension.Id.Equal(oidConstraints) && !bytes.Equal(extension.Value, noCA) {
+			out.IsCA, out.MaxPathLenZero, out.ExtKeyUsage = true, true, nil
+			out.KeyUsage |= x509.KeyUsageCertSign
 		}
 	}
 	return out, nil
