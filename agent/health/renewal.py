@@ -105,8 +105,8 @@ def renew(
         if e.status not in (os.EX_TEMPFAIL, os.EX_PROTOCOL):
             raise
         return run.failed(e, backoff, now)
-    until = f"{run.ours.chain()[0].not_valid_after_utc:%Y-%m-%d %H:%M}Z"
-    return Outcome(what, f"{what}, until {until} ({how})", Backoff())
+    until = [f"valid until {c.not_valid_after_utc:%Y-%m-%d %H:%M}Z" for c in run.ours.chain()[:1]]
+    return Outcome(what, f"{what}: {', '.join([*until, how])}")
 
 
 def unfinished(conf: Config, state: State, who: Callable[[], str]) -> str | None:
@@ -143,14 +143,16 @@ class _Run:
     def work(self, *, due: bool) -> tuple[What, str]:
         """What was done, and how. Raises what kept it from being done."""
         ours = self.ours
-        before = ours.chain()
+        before, worked = ours.chain(), ours.works()
         how, trouble = self._completed()
-        if not due or (ours.chain()[:1] != before[:1] and ours.works()):
+        better = ours.works() and (not worked or ours.chain()[0] != before[0])
+        if better or not due:
             if trouble:
                 raise trouble
-            return ("renewed" if how else "completed"), how or "what an earlier run began"
+            return ("renewed" if how else "completed"), how or "an earlier run had begun it"
         what, how = self._renewed() if ours.works() else ("recovered", ldevid_recover.recover(ours))
-        _converge(self._of_iotedge() if self._iotedge_is_behind() else ())
+        if self._iotedge_is_behind():
+            _converge(self._of_iotedge())
         return what, how
 
     def failed(self, error: AgentError, backoff: Backoff, now: datetime) -> Outcome:
@@ -175,8 +177,9 @@ class _Run:
         is wrong with IoT Edge, which is no reason not to renew. Raises what keeps that certificate
         from being proven: until it is, there is no need for another."""
         ours = self.ours
-        how = ldevid_rekey.resume(ours)
         _converge(self._of_ours())
+        if how := ldevid_rekey.resume(ours):
+            _converge(self._of_ours())
         how = ldevid_renewal.accept(ours, ours.state, HANDLE) or how
         if not self._iotedge_is_behind():
             return how, None
@@ -212,6 +215,8 @@ class _Run:
         try:
             if ours.conf.rekey and not ldevid_rekey.left_over(ours.state):
                 return "renewed", ldevid_rekey.rekey(ours)
+            if not ours.conf.rekey:
+                ldevid_rekey.give_up(ours)
             return "renewed", ldevid_renewal.renew(ours)
         except RenewalBringsNothing:
             raise

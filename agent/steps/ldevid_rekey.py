@@ -77,3 +77,9 @@ def tidy(ours: Ldevid) -> None:
     for path in (old.ldevid_key, old.ldevid_next, old.ldevid_cert):
         if store.exists(path):
             store.remove(path)
+
+
+def give_up(ours: Ldevid) -> None:
+    """A new key that waits for its certificate is not wanted any more."""
+    if store.exists(ours.state.other.ldevid_key) and not left_over(ours.state):
+        tidy(ours)
