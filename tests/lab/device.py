@@ -190,7 +190,6 @@ class Device:
             "LANG": "C.UTF-8",
             "STATE_DIRECTORY": str(self.state),
             "RUNTIME_DIRECTORY": str(self.socket.parent),
-            "RUNTIME_DIRECTORY": str(self.socket.parent),
             "CREDENTIALS_DIRECTORY": str(self.credentials),
             **(clock.environment() if clock else {}),
         }
