@@ -13,7 +13,7 @@ from agent import anchors, pkcs11, store, x509
 from agent.config import Config, Ldevid, share
 from agent.errors import TrustUnreadable
 from agent.health import certd
-from agent.health.judge import Found, Window, window, window_of_certd
+from agent.health.judge import US, Found, Window, window, window_of_certd
 from agent.state import State, read_json
 from agent.steps import idevid, ldevid_key
 from agent.steps.srk import HANDLE as SRK
@@ -66,6 +66,7 @@ def _ldevid(tpm: Tpm, conf: Config, state: State) -> Iterator[Found]:
             has_key=key is not None,
             window=_own_window(chain, conf.ldevid, state),
             roots=_roots(conf.ldevid, state),
+            by=US if conf.ldevid.recover else "",
         )
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from agent import inputs, plan, status
+from agent import inputs, plan, status, store
 from agent.errors import NeverProvisioned, SystemctlFailed
 from agent.health import certd, look, memory, services, told
 from agent.health.judge import Judged, judge
@@ -64,7 +64,8 @@ def _ready(device: Device) -> None:
     ):
         if plan.at(step, step.done) is None and step is not here:
             plan.at(step, step.apply)
-    if here.done() is None:
+    began = any(map(store.exists, (state.ldevid_cert, state.registration)))
+    if not began or here.done() is None:
         raise NeverProvisioned("cannot look after this device: it was not provisioned yet")
 
 
