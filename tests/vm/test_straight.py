@@ -11,7 +11,17 @@ from cryptography.x509.oid import NameOID
 
 from tests.lab.world import World
 from tests.vm import journal
-from tests.vm.first import AFTER, AZIOT, CRITICAL_CHAIN, HEALTH, SERIAL, SUMMARY, TIMERS, Watched
+from tests.vm.first import (
+    AFTER,
+    AZIOT,
+    CRITICAL_CHAIN,
+    HEALTH,
+    PROBE,
+    SERIAL,
+    SUMMARY,
+    TIMERS,
+    Watched,
+)
 from tests.vm.rootfs import CACHE
 from tests.vm.story import COMPANION, UNIT, Story, complaints
 
@@ -141,6 +151,14 @@ def test_the_companion_finds_all_certificates_fresh_from_within_its_sandbox(
     assert set(states.values()) == {"fresh"}, states
     assert seen["services"]["aziot-certd"].startswith("active")
     assert (seen["data"]["sent"], seen["data"]["received"]) == (0, 0)
+
+
+def test_from_within_that_sandbox_it_can_read_the_journal_and_restart_services(
+    watched: Watched,
+) -> None:
+    probe = watched.answers[0][PROBE]
+    assert probe.status == 0, probe.output
+    assert probe.output.strip() == "CapabilityBoundingSet=cap_chown cap_dac_override cap_fowner"
 
 
 def test_it_says_nothing_where_nothing_changes_and_asks_no_server(watched: Watched) -> None:
