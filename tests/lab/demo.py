@@ -1,5 +1,5 @@
-"""`tests/demo`: one board at the factory, its first boot, step by step, and a second boot that has
-nothing to do."""
+"""`tests/demo`: one board at the factory, its first boot, step by step, a second boot that has
+nothing to do; and then what the companion does for years, in a time of the lab's own."""
 
 import argparse
 import os
@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Never
 
+from tests.lab.clock import Clock
 from tests.lab.device import Device, Wish
 from tests.lab.factory import Board
 from tests.lab.line import Line
@@ -26,8 +28,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tpm2cloud-demo-") as scratch:
         os.environ["TMPDIR"] = scratch  # swtpm_setup, when interrupted, leaves its files
         directory = Path(scratch) if args.keep is None else args.keep
-        with world(directory / "world") as lab, device(lab, directory / "device", args) as board:
-            return show(board, args)
+        clock = Clock(directory / "clock")
+        with (
+            world(directory / "world", clock) as lab,
+            device(lab, directory / "device", args) as board,
+        ):
+            return show(board, args) or years(board, clock)
 
 
 def parse() -> argparse.Namespace:
@@ -62,12 +68,10 @@ def timed(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def world(directory: Path) -> Iterator[World]:
-    print(
-        "The world: CAs, EST servers (GlobalSign's estserver behind nginx), a provisioning service"
-    )
+def world(directory: Path, clock: Clock) -> Iterator[World]:
+    print("The world: CAs, EST servers (of GlobalSign's library), a provisioning service")
     with timed("  made and started"):
-        running = World(directory)
+        running = World(directory, clock=clock, renewing=True)
         running.__enter__()
     try:
         yield running
@@ -94,8 +98,8 @@ def device(lab: World, directory: Path, args: argparse.Namespace) -> Iterator[De
 
 
 def manufacture(board: Device, profile: str) -> int:
-    """The certificate comes from GlobalSign's EST server, for this very TPM."""
-    line = Line(board, "est-tpm", profile=profile)
+    """The certificate is for longer than EST servers like to issue: as long as the device lasts."""
+    line = Line(board, "ca", profile=profile)
     print(f"\nIts factory's configuration, {line.config}:\n")
     print(line.config.read_text())
     print("At the factory: tpm2cloud manufacture\n", flush=True)
@@ -124,6 +128,16 @@ def show(board: Device, args: argparse.Namespace) -> int:
     same = files(board) == before
     print(f"\nThe second run changed {'nothing' if same else 'files: THAT IS A DEFECT'}.")
     return 0 if second == 0 and same else 1
+
+
+def years(board: Device, clock: Clock) -> int:
+    """Certificates are issued for 90 days."""
+    for title, days in {"Two months later": 66, "After 400 days in a drawer": 400}.items():
+        clock.advance(timedelta(days=days))
+        print(f"\n{title}: tpm2cloud health\n")
+        if run(board, "health"):
+            return 1
+    return 0
 
 
 def run(board: Device, verb: str) -> int:
