@@ -61,7 +61,7 @@ def operations(requests: list[Logged]) -> list[str]:
 
 def forgotten(device: Device) -> int:
     """How often IoT Edge was made to forget who it is: at the first boot it has to be."""
-    return len(edge.events(device, "provisioning", reason="Api"))
+    return len(edge.events(device, "api", path="/identities/device/reprovision"))
 
 
 # --- it is renewed ---

@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
-from agent import store
+from agent import plan, store
 from agent.config import Config
 from agent.errors import (
     AgentError,
@@ -158,17 +159,15 @@ class _Run:
     def failed(self, error: AgentError, backoff: Backoff, now: datetime) -> Outcome:
         """Who says when to come back is taken at his word; to be told so is no failure."""
         failures = backoff.failures + (not isinstance(error, EstPending))
-        wait = pause(failures, self.ours.who(), self.overdue, self._left(now))
+        ours, works = self.ours, self.ours.works()
+        left = ours.chain()[0].not_valid_after_utc - now if works else NEVER_MIND
+        wait = pause(failures, ours.who(), self.overdue or not works, left)
         if isinstance(error, Later) and error.seconds is not None:
             wait = timedelta(seconds=error.seconds)
         until = now + wait
         words = f"{error} [{error.code}]; tried again from {until:%Y-%m-%d %H:%M}Z on"
         what: What = "waiting" if isinstance(error, Later) else "refused"
         return Outcome(what, words, Backoff(failures, until), error)
-
-    def _left(self, now: datetime) -> timedelta:
-        ours = self.ours
-        return ours.chain()[0].not_valid_after_utc - now if ours.works() else NEVER_MIND
 
     # --- what an earlier run left ---
 
@@ -236,7 +235,4 @@ class _Run:
 
 def _converge(steps: Iterable[Step]) -> None:
     for step in steps:
-        if step.done() is None:
-            step.apply()
-            if step.done() is None:
-                raise AgentError(f"cannot complete '{step.name}': applied, but still not done")
+        plan.at(step, partial(plan.converge, step))
