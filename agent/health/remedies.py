@@ -8,7 +8,7 @@ the EST server does not let this device in, that is the matter, and nothing is d
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -24,7 +24,7 @@ from agent.events import (
 )
 from agent.health import acts, certd, ladder, look, memory
 from agent.health import stuck as stuck_
-from agent.health.judge import Judged, judge
+from agent.health.judge import Condition, Judged, judge
 from agent.health.ladder import Moment, Rung
 from agent.health.memory import Memory
 from agent.health.services import Unit
@@ -34,6 +34,7 @@ from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
 SETTLES = 20.0  # seconds; a TPM takes some of them to make a key
+DATED: Collection[Condition] = ("overdue", "expired", "missing")  # what a start alone may change
 
 
 @dataclass(frozen=True)
@@ -219,14 +220,14 @@ class Visit:
         return f"now {described(seen)}; {word}" if seen else word
 
     def _settle(self, name: str) -> None:
-        patience = min(SETTLES, self.device.conf.health.patience.total_seconds())
+        patience = min(SETTLES, self.device.conf.aziot.timeout.total_seconds())
         until = time.monotonic() + patience
-        while self.lacks(name) and time.monotonic() < until:
+        while self.lacks(name, DATED) and time.monotonic() < until:
             time.sleep(0.2)
 
-    def lacks(self, name: str) -> bool:
+    def lacks(self, name: str, states: Collection[Condition] = stuck_.HELPS.keys()) -> bool:
         seen = self._look(name)
-        return seen is not None and seen.needed and seen.state in stuck_.HELPS
+        return seen is not None and seen.needed and seen.state in states
 
     def _look(self, name: str) -> Judged | None:
         found = look.found_kept(self.device.conf, name)

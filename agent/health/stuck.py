@@ -21,7 +21,9 @@ changed, or an expired est-id without bootstrap identity; all else is tried agai
 A reprovision forgets the hub first. With a device-id that was given up ("device-id not found"), or
 cannot be read, or is for another key, it then fails, and the device is nobody. So it comes after
 the restart, and for the latter two not at all. Files that hold no certificate go with the restart:
-that loses nothing.
+that loses nothing. And nothing is removed that still works: if nobody issued another, the device
+would be lost before its time. But for est-id, which nobody needs until the next renewal, and which
+the LDevID replaces: where the CA has changed, a server may not let in the old one, though valid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,15 +37,16 @@ from agent.health.ladder import Rung, Trouble
 from agent.health.services import Unit
 
 RETRY = 0.04  # of a lifetime: aziot_config.Renewal.retry
+MILD: Sequence[Rung] = ("wait", "restart", "reprovision")
+BROKEN: Sequence[Rung] = ("wait", "restart", "remove")
 HELPS: Mapping[Condition, Sequence[Rung]] = {
-    "overdue": ladder.RUNGS,
     "expired": ladder.RUNGS,
-    "no longer auto-renewed": ladder.RUNGS,
-    "missing": ("wait", "restart", "reprovision"),
-    "unreadable": ("wait", "restart", "remove"),
-    "key mismatch": ("wait", "restart", "remove"),
+    "overdue": MILD,
+    "no longer auto-renewed": MILD,
+    "missing": MILD,
+    "unreadable": BROKEN,
+    "key mismatch": BROKEN,
 }
-SERVICE: Sequence[Rung] = ("wait", "restart", "reprovision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,11 @@ def stuck(
 
 
 def _certificate(conf: Config, kept: certd.Kept, seen: Judged, failing: tuple[str, ...]) -> Stuck:
+    helps = HELPS[seen.state]
+    if kept.id == certd.EST_ID and helps is MILD:
+        helps = ladder.RUNGS
     return Stuck(
-        trouble=Trouble(kept.id, _patience(conf, seen), HELPS[seen.state]),
+        trouble=Trouble(kept.id, _patience(conf, seen), helps),
         unit=kept.unit,
         why=described(seen),
         path=kept.path,
@@ -90,7 +96,7 @@ def _certificate(conf: Config, kept: certd.Kept, seen: Judged, failing: tuple[st
 
 
 def _service(conf: Config, unit: Unit) -> Stuck:
-    trouble = Trouble(unit.name, conf.health.patience.total_seconds(), SERVICE)
+    trouble = Trouble(unit.name, conf.health.patience.total_seconds(), MILD)
     return Stuck(trouble=trouble, unit=unit.name, why=f"{unit.name} (it fails: {unit})")
 
 
