@@ -121,7 +121,7 @@ def _start_over(conf: Config, state: State, why: str) -> None:
     for directory, names in LEFTOVERS.items():
         store.empty(conf.aziot.state / directory, names)
     pkcs11.remove(conf.pkcs11.store, conf.pkcs11.token)
-    for path in state.identity:
+    for path in filter(store.exists, state.identity):
         store.remove(path)
 
 
