@@ -142,6 +142,9 @@ def test_every_field_that_an_event_names_is_given_with_it() -> None:
                 given[name] = {str(each.arg) for each in node.keywords}
     for name in ("STEP_DONE", "STEP_ALREADY_DONE"):  # by plan.run
         given[name] = {"step", "seconds", "evidence"}
+    for name in ("", "_DONE", "_PUT_OFF"):  # by remedies.py
+        given[f"INTERVENTION{name}"] = {"name", "unit", "reason", "what"}
+    given["CAUSE_ELSEWHERE"] = given["INTERVENTION"]
     for name, event in vars(events).items():
         if isinstance(event, events.Event):
             wanted = re.findall(r"@TPM2CLOUD_(\w+)@", event.subject + event.meaning)
