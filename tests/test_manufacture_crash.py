@@ -16,9 +16,10 @@ from tests.lab import crash
 from tests.lab.crash import Place
 from tests.lab.device import Device, Wish
 from tests.lab.factory import Board
+from tests.lab.finished import failed_tries
 from tests.lab.line import Line, Method
 from tests.lab.world import World
-from tests.test_crash import Cut, agent_is_killed, failed_tries, power_fails
+from tests.test_crash import Cut, agent_is_killed, power_fails
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,14 @@ class Place:
         return f"{self.call} {self.nth} ({self.what})"
 
 
-def places(device: Device, trace: Path, command: Sequence[str] = ()) -> list[Place]:
+def places(
+    device: Device, trace: Path, command: Sequence[str] = (), ends: Sequence[int] = (0,)
+) -> list[Place]:
     """Run the agent (or `command`), whole; these are its effects, in order, and the moments after
-    those that go to another process (a TPM, a server), when that works and the agent only waits."""
+    those that go to another process (a TPM, a server), when that works and the agent only waits.
+    `ends`: how it may end."""
     run = device.run([*STRACE, str(trace), *(command or device.agent_command("provision"))])
-    assert run.returncode == 0, run.stderr
+    assert run.returncode in ends, run.stderr
     return list(_places(trace.read_text().splitlines(), str(device.directory)))
 
 
@@ -102,14 +105,20 @@ def describe(line: str, top: str) -> str:
     return "message" if "<socket:" in line else "program" if name in PROGRAMS else ""
 
 
-def kill_at(device: Device, place: Place, trace: Path, command: Sequence[str] = ()) -> str:
+def kill_at(
+    device: Device,
+    place: Place,
+    trace: Path,
+    command: Sequence[str] = (),
+    ends: Sequence[int] = (0,),
+) -> str:
     """Run the agent (or `command`) and kill it there; returns what it was about to do, or nothing
-    if it ended."""
+    if it ended, as it may."""
     inject = [f"--trace={place.call}", f"--inject={place.call}:signal=KILL:when={place.nth}"]
     whole = command or device.agent_command("provision")
     run = device.run([*STRACE, str(trace), *inject, *whole])
     if run.returncode != -signal.SIGKILL:
-        assert run.returncode == 0, run.stderr
+        assert run.returncode in ends, run.stderr
         return ""
     lines = [line for line in trace.read_text().splitlines() if line.startswith(place.call)]
     assert len(lines) == place.nth, (place, lines[-1:])
