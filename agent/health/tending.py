@@ -22,7 +22,7 @@ from agent.health.renewal import Backoff
 from agent.health.services import Unit
 from agent.state import State
 from agent.steps import Step, aziot
-from agent.steps.registration import registration
+from agent.steps.registration import is_applied, registration
 from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
@@ -186,12 +186,15 @@ class Tending:
         return [est.url] if est and bad else []
 
     def _behind(self) -> bool:
-        """IoT Edge's configuration does not say what it must. That depends on what changes here
-        only where there was a second slot, or a CA was followed: most devices have neither."""
+        """IoT Edge's configuration does not say what it must, or IoT Edge was not told of it. That
+        depends on what changes here only where there was a second slot, or a CA was followed: most
+        devices have neither."""
         state = self.device.state
         if not (state.ldevid_slot.exists() or (state.anchors / "operational.json").exists()):
             return False
-        return any(step.done() is None for step in self._of_iotedge()[:1])
+        conf, who = self.device.conf, self.device.who
+        written = aziot.configuration(conf, state, who).done() is not None
+        return not (written and is_applied(conf, state))
 
     def _of_iotedge(self) -> list[Step]:
         conf, state, who = self.device.conf, self.device.state, self.device.who

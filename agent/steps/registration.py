@@ -121,6 +121,13 @@ def _was_applied(file: bytes, state: State) -> bool:
     return kept is not None and kept.get("config") == sha256(file).hexdigest()
 
 
+def is_applied(conf: Config, state: State) -> bool:
+    """IoT Edge was provisioned with its configuration file as it is now; only files are looked
+    at."""
+    given = store.read(file(conf))
+    return bool(given) and _was_applied(given or b"", state)
+
+
 def _was_given(file: bytes, state: State) -> bool:
     """`iotedge config apply` worked with just this configuration, and what came after it did not.
     Once more would restart the services for nothing, and needs the container engine."""
