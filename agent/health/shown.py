@@ -95,9 +95,11 @@ def as_text(report: Report) -> Iterator[str]:
 
 
 def _certificates(certificates: Sequence[Judged]) -> Iterator[str]:
-    name = max((len(each.name) for each in certificates), default=0)
-    state = max((len(each.state) for each in certificates), default=0)
-    for each in certificates:
+    """What is not there, and not missed, needs no line."""
+    seen = [each for each in certificates if each.needed or each.state != "missing"]
+    name = max((len(each.name) for each in seen), default=0)
+    state = max((len(each.state) for each in seen), default=0)
+    for each in seen:
         yield f"{each.name:{name}}  {each.state:{state}}  {each.why}"
         if each.state != "fresh":
             yield f"{'':{name}}  {'':{state}}  Next: {each.next}"
