@@ -1,10 +1,18 @@
 """The LDevID is renewed at servers that lack something, or lack patience."""
 
 import json
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent import x509_issued
 from agent.health.renewal import CREDIBLE, Backoff, pause
 from tests.conftest import MakeDevice
+from tests.lab import pki
 from tests.lab.hostile import Hostile, certs, http, issue, whole
 from tests.lab.renewals import agree, renew
 from tests.lab.world import World
@@ -42,6 +50,34 @@ def test_a_server_that_asks_for_no_certificate_proves_nothing_and_that_is_said(
         told = renew(device)
         assert (told.what, "asks for no certificate" in told.words) == ("renewed", True)
         assert agree(device, server.url)
+
+
+# --- names ---
+
+SUBJECT = "/C=DE/O=Stra\u00dfe/OU=one+serialNumber=7/CN=device-1"
+NAMES = "critical,DNS:a.example,IP:192.0.2.1,email:a@b.example,otherName:1.2.3.4;UTF8:x,dirName:dir"
+
+
+@pytest.mark.parametrize("mask", ["utf8only", "pkix"])
+def test_names_are_asked_for_again_to_the_byte(tmp_path: Path, mask: str) -> None:
+    """A certificate that another program wrote, with strings of several types."""
+    (tmp_path / "conf").write_text(
+        f"[req]\ndistinguished_name = d\nstring_mask = {mask}\nx509_extensions = e\n[d]\n"
+        f"[e]\nsubjectAltName = {NAMES}\n[dir]\nO = Elsewhere\nCN = \u00e9\n"
+    )
+    how = ["-x509", "-config", "conf", "-subj", SUBJECT, "-utf8", "-multivalue-rdn", "-nodes"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", "key"]
+    run = ["openssl", "req", *how, *key, "-out", "pem"]
+    subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
+    before = x509.load_pem_x509_certificate((tmp_path / "pem").read_bytes())
+
+    csr = x509_issued.renewal(pki.new_key(), before)
+
+    there = before.public_bytes(Encoding.DER)
+    names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert csr.subject.public_bytes() in there
+    assert names.value.public_bytes() in there
+    assert names.critical
 
 
 # --- pauses ---
