@@ -13,7 +13,9 @@ CLASS, TOKEN, PRIVATE, LABEL, KEY_TYPE = 0x0, 0x1, 0x2, 0x3, 0x100
 SENSITIVE, ENCRYPT, DECRYPT, SIGN, VERIFY = 0x103, 0x104, 0x105, 0x108, 0x10A
 MODULUS, MODULUS_BITS, PUBLIC_EXPONENT, EC_PARAMS, EC_POINT = 0x120, 0x121, 0x122, 0x180, 0x181
 RSA_PKCS_KEY_PAIR_GEN, EC_KEY_PAIR_GEN = 0x0, 0x1040
-RSA_PKCS, RSA_X509, ECDSA = 0x1, 0x3, 0x1041
+RSA_PKCS, RSA_X509, RSA_PKCS_PSS, ECDSA = 0x1, 0x3, 0xD, 0x1041
+RSA = 0x0  # CKK_RSA
+SHA256, SHA384, SHA512 = (0x250, 2), (0x260, 3), (0x270, 4)  # CKM_*, CKG_MGF1_*
 P256 = bytes.fromhex("06082a8648ce3d030107")
 SERIAL_RW, USER, OS_LOCKING_NO_THREADS = 6, 1, 3
 
@@ -88,8 +90,14 @@ class Service:
         assert len(types) == 1
         return int.from_bytes(types.pop(), "little")
 
-    def sign(self, label: str, mechanism: int, data: bytes) -> bytes:
-        handle, asked = self.find(PRIVATE_KEY, label), _Attribute(mechanism, None, 0)
+    def sign_pss(self, label: str, digest: bytes, hash_name: str) -> bytes:
+        """With a salt as long as the digest."""
+        of = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}[hash_name]
+        return self.sign(label, RSA_PKCS_PSS, digest, b"".join(map(_plain, (*of, len(digest)))))
+
+    def sign(self, label: str, mechanism: int, data: bytes, parameter: bytes = b"") -> bytes:
+        handle = self.find(PRIVATE_KEY, label)
+        asked = _Attribute(mechanism, parameter or None, len(parameter))
         assert handle is not None, f"no key '{label}'"
         self._call("C_SignInit", byref(asked), c_ulong(handle))
         signature, length = ctypes.create_string_buffer(512), c_ulong(512)
