@@ -119,6 +119,14 @@ def _own(seed: bytes, anchor: Certificate) -> float:
 # --- and what ---
 
 
+def settle(conf: Config, state: State, now: datetime) -> None:
+    """What was accepted is in force even if who accepted it was cut off; only files are looked
+    at."""
+    for trust in anchors.every(conf, state):
+        with suppress(TrustUnreadable):
+            anchors.settle(trust, now)
+
+
 def follow(
     tpm: Tpm,
     conf: Config,
@@ -134,9 +142,7 @@ def follow(
     What is accepted is kept and in force at once; for IoT Edge the step `aziot-config` has to run.
     A server that does not answer is told of, and asked again another time.
     """
-    for trust in anchors.every(conf, state):
-        with suppress(TrustUnreadable):
-            anchors.settle(trust, now)
+    settle(conf, state, now)
     found = list[str]()
     for server in servers(conf, state):  # one may know all that another would be asked for
         why = due(conf, state, asked, now, seed).get(server.url)

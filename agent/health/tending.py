@@ -163,6 +163,8 @@ class Tending:
 
     def _cas(self) -> Iterator[str]:
         device, untrusted = self.device, self._untrusted()
+        if not self.dry:
+            rollover.settle(device.conf, device.state, self.seen.at)
         if not (untrusted or self._cas_due()):
             return
         if self.dry:
