@@ -698,6 +698,15 @@ class EstPending(Later):
     remedy = "The CA wants to approve this device first (RFC 7030, 4.2.3); it is tried again"
 
 
+class LdevidWaits(Later):
+    """An LDevID that does not work any more was refused lately, and is not asked for yet."""
+
+    code = "ldevid-waits"
+    remedy = (
+        "It is tried again; to try at once: rm {path}, then: systemctl restart tpm2cloud-firstboot"
+    )
+
+
 class IotedgeFailed(Later):
     """A command of IoT Edge (iotedge config apply, iotedge system reprovision) fails."""
 

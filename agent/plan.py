@@ -15,7 +15,7 @@ from agent.steps import Step, aziot, preflight
 from agent.steps.ek import ek, trust
 from agent.steps.enrol import load
 from agent.steps.idevid import idevid
-from agent.steps.ldevid import Ldevid
+from agent.steps.ldevid import Ldevid, dated
 from agent.steps.ldevid_cert import ldevid_cert
 from agent.steps.ldevid_key import ldevid_key
 from agent.steps.registration import registration
@@ -33,7 +33,7 @@ def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
     who = cache(lambda: deviceid.resolve(config.device.id))
     return [
         preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
-        preflight.clock(state.ldevid_cert, inputs.trust_files(config)),
+        preflight.clock(dated(config, state), inputs.trust_files(config)),
         preflight.device_id(who),
         ek(tpm, trust(config.tpm, state)),
         *_keys(config, tpm, state, who),

@@ -21,6 +21,7 @@ PACKAGE = TOP / "agent"
 ALLOWED = {
     "errors": set(),
     "store": {"errors"},
+    "backoff": set(),
     "credentials": {"errors"},
     "deviceid": {"errors"},
     "x509": {"errors"},

@@ -19,7 +19,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509 import Certificate
 
 from agent import x509
+from agent.backoff import jitter
 
 Condition = Literal[
     "unreadable",
@@ -109,11 +109,6 @@ class Judged:
 
 
 # --- when it is renewed ---
-
-
-def jitter(seed: bytes) -> float:
-    """0 to 1, less than 1: always the same of the same seed, evenly spread over many (SHA-256)."""
-    return (int.from_bytes(sha256(seed).digest()[:8], "big") >> 11) / (1 << 53)
 
 
 def window(certificate: Certificate, share: float, spread: float, seed: bytes) -> Window:
@@ -272,9 +267,17 @@ def _next(found: Found, state: Condition) -> str:
     if state == "missing" and not found.needed:
         return f"got by {found.renewer} when it is wanted"
     if found.renewer == US:
-        again = "tried again" if state == "overdue" else "got anew, as ldevid.recover allows,"
-        return f"{again} by {US}"
+        return _by_us(found, state)
     return f"{US} steps in for {found.renewer}, as often as health.interventions allows"
+
+
+def _by_us(found: Found, state: Condition) -> str:
+    if state == "overdue":
+        return f"tried again by {US}"
+    if found.by:
+        return f"got anew, as ldevid.recover allows, by {US}"
+    person = _NOBODY.get(state, "a person has to")
+    return f"not got back by {US}, for ldevid.recover is empty: {person}"
 
 
 def _unrenewed(found: Found, state: Condition) -> str:

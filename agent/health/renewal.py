@@ -5,63 +5,41 @@ again, with pauses that grow; the certificate in use stays in use all the while.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from agent import plan, store
+from agent.backoff import CREDIBLE, Backoff, pause
 from agent.config import Config
 from agent.errors import (
     AgentError,
     ConfigError,
-    EstPending,
     Later,
     Refused,
     RenewalBringsNothing,
     TpmError,
 )
-from agent.health.judge import jitter
 from agent.state import State
-from agent.steps import Step, aziot, ldevid_recover, ldevid_rekey, ldevid_renewal
+from agent.steps import (
+    Step,
+    aziot,
+    ldevid_pauses,
+    ldevid_recover,
+    ldevid_rekey,
+    ldevid_renewal,
+)
 from agent.steps.ldevid import Ldevid
 from agent.steps.ldevid_key import HANDLE, ldevid_key
 from agent.steps.registration import registered_with_another, registration
 from agent.steps.token import Token, token
 from agent.tpm import Tpm
+from agent.traffic import traffic
 
-FIRST, LONGEST, LONGEST_OVERDUE = timedelta(hours=1), timedelta(days=1), timedelta(hours=6)
-NEVER_MIND, SHORTEST, TRIES = timedelta.max, timedelta(minutes=5), 8
-SPREAD = 0.1  # of a pause, more or less: a fleet that was refused does not come back as one
-CREDIBLE = timedelta(days=8)  # servers are taken at their word for a week
+__all__ = ["CREDIBLE", "Backoff", "Outcome", "pause", "renew", "unfinished"]
 What = Literal["nothing", "renewed", "recovered", "completed", "waiting", "refused"]
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How often it failed in a row, and before when it is not tried again."""
-
-    failures: int = 0
-    not_before: datetime | None = None
-
-    def waits(self, now: datetime) -> bool:
-        """A clock that was turned back does not make us wait for ever."""
-        return self.not_before is not None and now < self.not_before <= now + CREDIBLE
-
-    def as_json(self) -> dict[str, Any]:
-        until = self.not_before
-        return {"failures": self.failures, "not_before": until.timestamp() if until else None}
-
-    @staticmethod
-    def of(kept: Mapping[str, Any]) -> "Backoff":
-        """What is damaged is as if never known."""
-        try:
-            failures, until = int(kept.get("failures", 0)), kept.get("not_before")
-            at = None if until is None else datetime.fromtimestamp(float(until), UTC)
-            return Backoff(max(failures, 0), at)
-        except (TypeError, ValueError, OverflowError, OSError):
-            return Backoff()
 
 
 @dataclass(frozen=True)
@@ -90,7 +68,8 @@ def renew(
     """`due`: it is time, or the certificate does not work; else only what an earlier run left is
     completed. `overdue`: it is late, so if it is refused, it is got back as if it did not work.
 
-    Raises what is no server's matter (69, 77, 78), LdevidExpired among it.
+    Raises what is no server's matter (69, 77, 78), LdevidExpired among it, as long as no server was
+    asked for it.
     """
     if conf.ldevid is None or conf.dps.attestation != "x509":
         return Outcome("nothing", "there is no LDevID", backoff)
@@ -99,11 +78,11 @@ def renew(
     if backoff.waits(now):
         words = f"tried again from {backoff.not_before:%Y-%m-%d %H:%M}Z on"
         return Outcome("waiting", words, backoff)
-    run = _Run(Ldevid(tpm, conf, state, who), overdue)
+    run, asked = _Run(Ldevid(tpm, conf, state, who), overdue), traffic()
     try:
         what, how = run.work(due=due)
     except AgentError as e:
-        if e.status not in (os.EX_TEMPFAIL, os.EX_PROTOCOL):
+        if e.status not in (os.EX_TEMPFAIL, os.EX_PROTOCOL) and traffic() == asked:
             raise
         return run.failed(e, backoff, now)
     until = [f"valid until {c.not_valid_after_utc:%Y-%m-%d %H:%M}Z" for c in run.ours.chain()[:1]]
@@ -122,18 +101,6 @@ def unfinished(conf: Config, state: State, who: Callable[[], str]) -> str | None
     if registered_with_another(conf, state, who()):
         return "IoT Edge is not registered with the renewed certificate yet"
     return None
-
-
-def pause(failures: int, seed: str, overdue: bool, left: timedelta = NEVER_MIND) -> timedelta:
-    """After so many failures in a row (1, 2, ...): from an hour, doubled each time, to a day, or to
-    6 hours if it is overdue; 10 % more or less, always the same for the same device and number.
-    `left`: to the end of the certificate; if that is near, there are some tries before it."""
-    longest = (LONGEST_OVERDUE if overdue else LONGEST) / (1 + SPREAD)
-    if left > timedelta():
-        longest = min(longest, max(left / TRIES, SHORTEST))
-    doubled = FIRST * (1 << min(max(failures, 1) - 1, 10))
-    own = 1 - SPREAD + 2 * SPREAD * jitter(f"{seed}\n{failures}".encode())
-    return min(doubled, longest) * own
 
 
 @dataclass
@@ -157,17 +124,10 @@ class _Run:
         return what, how
 
     def failed(self, error: AgentError, backoff: Backoff, now: datetime) -> Outcome:
-        """Who says when to come back is taken at his word; to be told so is no failure."""
-        failures = backoff.failures + (not isinstance(error, EstPending))
-        ours, works = self.ours, self.ours.works()
-        left = ours.chain()[0].not_valid_after_utc - now if works else NEVER_MIND
-        wait = pause(failures, ours.who(), self.overdue or not works, left)
-        if isinstance(error, Later) and error.seconds is not None:
-            wait = timedelta(seconds=error.seconds)
-        until = now + wait
-        words = f"{error} [{error.code}]; tried again from {until:%Y-%m-%d %H:%M}Z on"
+        kept = ldevid_pauses.after(error, backoff, self.ours, now, overdue=self.overdue)
+        words = f"{error} [{error.code}]; tried again from {kept.not_before:%Y-%m-%d %H:%M}Z on"
         what: What = "waiting" if isinstance(error, Later) else "refused"
-        return Outcome(what, words, Backoff(failures, until), error)
+        return Outcome(what, words, kept, error)
 
     # --- what an earlier run left ---
 

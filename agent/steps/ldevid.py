@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography.x509 import Certificate
@@ -74,6 +75,12 @@ def anchors(conf: config.Ldevid, state: State) -> list[Certificate]:
     if conf.est is not None:
         return trusted.effective(trusted.issuance(conf.est, state), datetime.now(UTC))
     return x509.anchors(local_ca(conf).certificate)
+
+
+def dated(conf: Config, state: State) -> Path | None:
+    """The file of the certificate by which it is known what time it is at least. What a CA on this
+    device has issued was dated by its own clock, that may have been ahead."""
+    return state.ldevid_cert if conf.ldevid is not None and conf.ldevid.est is not None else None
 
 
 def local_ca(conf: config.Ldevid) -> config.LdevidCa:

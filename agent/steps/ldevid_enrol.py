@@ -15,7 +15,7 @@ from cryptography.x509 import Certificate, CertificateSigningRequest
 from agent import anchors, config, inputs, x509, x509_issued
 from agent import ek as endorsement
 from agent.errors import ClockImplausible, ConfigError, SecretUnreadable, TpmError
-from agent.steps import enrol, ldevid_key, pending
+from agent.steps import enrol, ldevid_key, ldevid_pauses, pending
 from agent.steps.ek import trust
 from agent.steps.ldevid import Ldevid, Login, local_ca, server
 from agent.tpm import Tpm, Transient
@@ -93,7 +93,8 @@ def _asked(ours: Ldevid, purpose: str, ask: Callable[[Csr], Answer]) -> Chain:
 
 def _issued(ours: Ldevid, csr: Csr, purpose: str, ask: Callable[[Csr], Answer]) -> Chain:
     _ = ours.roots  # readable? Else a certificate would be issued for nothing
-    with pending.held(ours.state.pending, csr, ours.url, purpose):
+    longest = ldevid_pauses.longest(ours, datetime.now(UTC))
+    with pending.held(ours.state.pending, csr, ours.url, purpose, longest):
         answer, others = ask(csr)
     anchors.learn(ours.whole, ours.state, others, datetime.now(UTC))
     return x509_issued.issued(answer, csr, ours.roots, others, datetime.now(UTC))

@@ -11,7 +11,8 @@ from cryptography.x509 import Certificate
 
 from agent import store
 from agent.errors import AgentError, ConfigError, LdevidExpired, Refused, TpmError
-from agent.steps import ldevid_enrol, ldevid_key, ldevid_renewal
+from agent.state import State
+from agent.steps import ldevid_enrol, ldevid_key, ldevid_pauses, ldevid_rekey, ldevid_renewal
 from agent.steps.ldevid import Ldevid
 
 RUNGS: dict[str, Callable[[Ldevid], Sequence[Certificate]]] = {
@@ -21,29 +22,33 @@ RUNGS: dict[str, Callable[[Ldevid], Sequence[Certificate]]] = {
 
 
 def obtain(ours: Ldevid) -> None:
-    """The first certificate, or one instead of what does not work. Raises what enrolling does, and
-    LdevidExpired."""
+    """The first certificate, or one instead of what does not work. Raises what enrolling does,
+    LdevidExpired and LdevidWaits."""
     state = ours.state
-    if store.exists(state.ldevid_cert) or store.exists(state.registration):
-        recover(ours)
-    else:
+    if not (store.exists(state.ldevid_cert) or store.exists(state.registration)):
         ldevid_renewal.put(ours, state, ldevid_enrol.by_login(ours))
+    elif not ldevid_rekey.resume_at_boot(ours):
+        _recover_at_boot(ours)
+
+
+def _recover_at_boot(ours: Ldevid) -> None:
+    if ldevid_renewal.accept(ours, ours.state, ldevid_key.HANDLE):
+        return
+    if not ours.conf.recover:
+        raise _expired(ours.state)
+    with ldevid_pauses.kept(ours):
+        recover(ours)
 
 
 def recover(ours: Ldevid) -> str:
     """How it was got, in words. If the one in use still works, though it is refused where it should
     be renewed, what is got must be better than that. Raises LdevidExpired if no way is allowed, and
-    what stopped the last one that was."""
+    what stopped those that were."""
     state = ours.state
     if how := ldevid_renewal.accept(ours, state, ldevid_key.HANDLE):
         return how
     if not ours.conf.recover:
-        raise LdevidExpired(
-            f"cannot get the LDevID back: what is in '{state.ldevid_cert}' does not work any more, "
-            "and ldevid.recover names no way to get another",
-            key=state.ldevid_key,
-            path=state.ldevid_cert,
-        )
+        raise _expired(state)
     name, chain = _climb(ours)
     how = f"got anew by {'a login' if name == 'login' else 'the EK'}"
     if not ours.works():
@@ -53,16 +58,27 @@ def recover(ours: Ldevid) -> str:
     return f"{how}; {proof}"
 
 
+def _expired(state: State) -> LdevidExpired:
+    return LdevidExpired(
+        f"cannot get the LDevID back: what is in '{state.ldevid_cert}' does not work any more, and "
+        "ldevid.recover names no way to get another",
+        key=state.ldevid_key,
+        path=state.ldevid_cert,
+    )
+
+
 def _climb(ours: Ldevid) -> tuple[str, Sequence[Certificate]]:
     """What the first of the ways brings that leads anywhere. Who is told to come back later, or
-    finds nobody, has not been refused: that is waited for."""
+    finds nobody, has not been refused: that is waited for. If a server has refused, that is raised,
+    rather than what kept this device from asking."""
     failed: list[tuple[str, AgentError]] = []
     for name in ours.conf.recover:
         try:
             return name, RUNGS[name](ours)
         except (Refused, TpmError, ConfigError) as e:
             failed.append((name, e))
-    last = failed[-1][1]
-    if before := "; ".join(f"by '{name}': {e}" for name, e in failed[:-1]):
-        last.args = (f"{last} (before that, {before})",)
-    raise last
+    refused = [e for _, e in failed if isinstance(e, Refused)]
+    told = refused[-1] if refused else failed[-1][1]
+    if others := "; ".join(f"by '{name}': {e}" for name, e in failed if e is not told):
+        told.args = (f"{told} ({'before' if told is failed[-1][1] else 'besides'} that, {others})",)
+    raise told

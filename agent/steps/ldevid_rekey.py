@@ -25,8 +25,8 @@ def rekey(ours: Ldevid) -> str:
     """A certificate for a new key. How it was proven, in words. Raises what renewing does. The
     other slot must not be `left_over`."""
     slot = ours.state.other
-    wrapped = ldevid_key.read(slot.ldevid_key)
-    if wrapped is None:
+    wrapped, used = ldevid_key.read(slot.ldevid_key), ldevid_key.read(ours.state.ldevid_key)
+    if wrapped is None or (used is not None and used.public == wrapped.public):
         wrapped = Wrapped(*ours.tpm.create_key(srk.HANDLE, ours.whole.tpm.key), srk.HANDLE)
         store.write(slot.ldevid_key, to_pem(wrapped))
     with _loaded(ours, wrapped) as key:
@@ -46,7 +46,21 @@ def resume(ours: Ldevid) -> str | None:
     if not ldevid_renewal.better(ours, x509.kept(store.read(slot.ldevid_cert)), wrapped.look()):
         return None
     _exchange(ours, slot)
+    _tidy_double(ours, wrapped)
     return how or "proven by a run that was cut off"
+
+
+def resume_at_boot(ours: Ldevid) -> bool:
+    """As `resume`, and the handle follows at once: the step before this one has looked at the slot
+    that was thought to be in use."""
+    if resume(ours) is None:
+        return False
+    step = ldevid_key.ldevid_key(
+        ours.tpm, ours.state, ours.whole.tpm.key, lambda _: None, lambda: None
+    )
+    if step.done() is None:
+        step.apply()
+    return True
 
 
 def _loaded(ours: Ldevid, key: Wrapped) -> AbstractContextManager[Transient]:
@@ -77,6 +91,14 @@ def tidy(ours: Ldevid) -> None:
     for path in (old.ldevid_key, old.ldevid_next, old.ldevid_cert):
         if store.exists(path):
             store.remove(path)
+
+
+def _tidy_double(ours: Ldevid, used: Wrapped) -> None:
+    """Where the file that says which slot is in use was lost, the key in use was thought to be the
+    other slot's."""
+    other = ldevid_key.read(ours.state.other.ldevid_key)
+    if other is not None and other.public == used.public and not left_over(ours.state):
+        tidy(ours)
 
 
 def give_up(ours: Ldevid) -> None:

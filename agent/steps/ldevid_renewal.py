@@ -7,6 +7,7 @@ and uses, or removes, instead of asking for yet another.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from cryptography.x509 import Certificate
@@ -14,11 +15,12 @@ from cryptography.x509 import Certificate
 from agent import store, x509, x509_issued
 from agent.errors import Refused, RenewedRefused
 from agent.state import State
-from agent.steps import enrol, ldevid_enrol, ldevid_key
+from agent.steps import dps, enrol, ldevid_enrol, ldevid_key
 from agent.steps.ldevid import Ldevid, Login, server
 from agent.tpm import Public, Transient
 
 Key = int | Transient
+LATE = 8  # the last part of a lifetime, in which nothing is waited for any more
 
 
 def renew(ours: Ldevid) -> str:
@@ -47,13 +49,16 @@ def proven(
 def accept(ours: Ldevid, slot: State, key: Key, *, anyway: bool = False) -> str | None:
     """Let what waits in the slot prove itself, and put it in its place; None if nothing waits there
     that is better than what is in use. Raises RenewedRefused, and what keeps it from being proven
-    now: then it goes on waiting."""
+    or registered now: then it goes on waiting."""
     chain = x509.kept(store.read(slot.ldevid_next))
     if not better(ours, chain, _public(ours, key)):
         if store.exists(slot.ldevid_next):
             store.remove(slot.ldevid_next)
         return None
-    how = _proof(ours, slot, key, chain, anyway=anyway) if ours.works() else WORKS_NO_MORE
+    how = WORKS_NO_MORE
+    if ours.works():
+        _registrable(ours)
+        how = _proof(ours, slot, key, chain, anyway=anyway)
     put(ours, slot, chain)
     return how
 
@@ -75,6 +80,16 @@ def better(ours: Ldevid, chain: Sequence[Certificate], key: Public | None) -> bo
 
 def _public(ours: Ldevid, key: Key) -> Public | None:
     return key.public if isinstance(key, Transient) else ours.tpm.public(key)
+
+
+def _registrable(ours: Ldevid) -> None:
+    """With issued_by = "static" another certificate means another registration, for which IoT Edge
+    forgets first who it is: not while DPS is away, as long as there is time. Raises what keeps it
+    from being asked."""
+    own, leaf, now = ours.whole.operational, ours.chain()[0], datetime.now(UTC)
+    start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if own is not None and own.issued_by == "static" and end - now > (end - start) / LATE:
+        dps.there(ours.whole, ours.who())
 
 
 # --- the proof ---

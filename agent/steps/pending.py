@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -78,15 +79,21 @@ def _wait(kept: Told) -> None:
 
 @contextmanager
 def held(
-    pending: Path, csr: CertificateSigningRequest, url: str, purpose: str = ENROLMENT
+    pending: Path,
+    csr: CertificateSigningRequest,
+    url: str,
+    purpose: str = ENROLMENT,
+    longest: timedelta | None = None,
 ) -> Iterator[None]:
-    """ "Come back later" (202, or Retry-After of a busy server) is kept over restarts."""
+    """ "Come back later" (202, or Retry-After of a busy server) is kept over restarts; for at
+    most `longest`, whatever the server says."""
     try:
         yield
     except Later as e:
         if e.seconds is not None:
             since = time.time()
+            seconds = min(timedelta(seconds=e.seconds), longest or timedelta.max).total_seconds()
             pem = csr.public_bytes(Encoding.PEM).decode()
-            told = {"since": since, "until": since + e.seconds, "why": str(e)}
+            told = {"since": since, "until": since + seconds, "why": str(e)}
             write_json(pending, {"csr": pem, "url": url, "purpose": purpose, **told})
         raise

@@ -191,6 +191,7 @@ class Device:
             "STATE_DIRECTORY": str(self.state),
             "RUNTIME_DIRECTORY": str(self.socket.parent),
             "CREDENTIALS_DIRECTORY": str(self.credentials),
+            "SSL_CERT_FILE": str(self.world.tls.trust),  # the CAs of the system
             **(clock.environment() if clock else {}),
         }
 
