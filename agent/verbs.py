@@ -83,13 +83,17 @@ def status(args: argparse.Namespace) -> int:
 
 
 def health(args: argparse.Namespace) -> int:
-    from agent.health import run, shown
-    from agent.health.tending import Device
+    from agent.health import run, shown, told
+    from agent.health.seen import Device
 
-    conf, state = config.load(args.config), _state()
+    state = _state()
     with contextlib.ExitStack() as stack:
         if not args.dry_run:
             stack.enter_context(store.lock(state.directory))
+            seen = stack.enter_context(told.witness(state))
+        conf = config.load(args.config)
+        if not args.dry_run:
+            seen(conf)
         ledger = None if args.dry_run else state.loaded
         tpm = stack.enter_context(_tpm(conf.tpm.tcti, ledger))
         report = run.run(Device(conf, tpm, state), dry=args.dry_run)
@@ -102,7 +106,7 @@ def health(args: argparse.Namespace) -> int:
 
 def needs_renewal(args: argparse.Namespace) -> int:
     from agent.health import run
-    from agent.health.tending import Device
+    from agent.health.seen import Device
 
     conf = config.load(args.config)
     with _tpm(conf.tpm.tcti) as tpm:

@@ -140,8 +140,14 @@ def fingerprint(certificate: Certificate) -> str:
 
 
 def newest_not_before(certificates: Iterable[Certificate]) -> datetime | None:
-    """The latest moment at which one of these was already valid: no right clock shows less."""
+    """When the last of these became valid: where all are in use, no right clock shows less."""
     return max((c.not_valid_before_utc for c in certificates), default=None)
+
+
+def oldest_not_before(certificates: Iterable[Certificate]) -> datetime | None:
+    """When the first of these became valid: where one is in use, no right clock shows less. Others
+    may wait for their time, as the next root does."""
+    return min((c.not_valid_before_utc for c in certificates), default=None)
 
 
 # --- trusting ---

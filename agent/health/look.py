@@ -11,7 +11,13 @@ from cryptography.x509 import Certificate
 
 from agent import anchors, pkcs11, store, x509
 from agent.config import Config, Ldevid, share
-from agent.errors import TrustUnreadable
+from agent.errors import (
+    AgentError,
+    TokenBusy,
+    TokenForeign,
+    TokenUnreadable,
+    TrustUnreadable,
+)
 from agent.health import certd
 from agent.health.judge import US, Found, Window, window, window_of_certd
 from agent.state import State, read_json
@@ -22,18 +28,22 @@ from agent.tpm.keyfile import Wrapped
 
 LDEVID, IDEVID = "ldevid", "idevid"
 T = TypeVar("T")
+Keys = dict[str, list[CertificatePublicKeyTypes | None]]
+Hitch = Callable[[AgentError], object]
 
 
-def gather(tpm: Tpm, conf: Config, state: State, stopped: Mapping[str, str]) -> list[Found]:
+def gather(
+    tpm: Tpm, conf: Config, state: State, stopped: Mapping[str, str], hitch: Hitch | None = None
+) -> list[Found]:
     """`stopped`: by certd's id, the words in which a service said that it gave a renewal up.
 
-    Raises TpmError, NoPermission, and what keeps the PKCS#11 store from being read; a file that
-    cannot be understood is found as such.
+    `hitch` is told what keeps the PKCS#11 store from being read: the keys in it are unknown then.
+    Raises TpmError, NoPermission; a file that cannot be understood is found as such.
     """
     return [
         *_ldevid(tpm, conf, state),
         *_idevid(tpm, conf),
-        *_kept(conf, stopped),
+        *_kept(conf, stopped, hitch),
         *_anchors(conf, state),
     ]
 
@@ -125,9 +135,10 @@ def _stored(data: bytes | None) -> list[Certificate] | None:
 # --- IoT Edge's ---
 
 
-def _kept(conf: Config, stopped: Mapping[str, str]) -> Iterator[Found]:
+def _kept(conf: Config, stopped: Mapping[str, str], hitch: Hitch | None = None) -> Iterator[Found]:
     wanted = certd.kept(conf)
-    keys = _keys(conf) if wanted else {}
+    known = _keys(conf, hitch) if wanted else {}
+    keys = known or {}
     for each in wanted:
         chain = _chain(store.read(each.path))
         pairs = keys.get(each.id, ())
@@ -139,7 +150,7 @@ def _kept(conf: Config, stopped: Mapping[str, str]) -> Iterator[Found]:
             path=each.path,
             chain=chain,
             key=pairs[0] if len(pairs) == 1 else None,
-            has_key=has_key,
+            has_key=has_key or known is None,
             window=_service_window(chain, each),
             roots=None,  # whoever the operator's EST server is of
             stopped=stopped.get(each.id, ""),
@@ -154,10 +165,15 @@ def _service_window(chain: Sequence[Certificate] | None, kept: certd.Kept) -> Wi
     return _readable(lambda: window_of_certd(chain[0], kept.threshold, kept.retry, kept.unit))
 
 
-def _keys(conf: Config) -> dict[str, list[CertificatePublicKeyTypes | None]]:
-    """The public keys of the pairs in the token, by their labels."""
-    token = pkcs11.look(conf.pkcs11.store, conf.pkcs11.token)
-    found: dict[str, list[CertificatePublicKeyTypes | None]] = {}
+def _keys(conf: Config, hitch: Hitch | None) -> Keys | None:
+    """The public keys of the pairs in the token, by their labels; None if it cannot be read."""
+    try:
+        token = pkcs11.look(conf.pkcs11.store, conf.pkcs11.token)
+    except (TokenUnreadable, TokenBusy, TokenForeign) as e:
+        if hitch:
+            hitch(e)
+        return None
+    found: Keys = {}
     for key in token.keys if token else ():
         public = Wrapped(key.public, key.private, SRK).look().key
         found.setdefault(key.label, []).append(public)

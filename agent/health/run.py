@@ -6,16 +6,21 @@ one, or whose clock cannot be right is not its matter, and nothing is done to it
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
-from agent import inputs, plan, status, store
-from agent.errors import NeverProvisioned, SystemctlFailed
-from agent.health import certd, look, memory, services, told
+from agent import inputs, plan, status, store, x509
+from agent.errors import AgentError, NeverProvisioned, SystemctlFailed, TrustUnreadable
+from agent.health import acts, certd, look, memory, services, told
 from agent.health.judge import Judged, judge
+from agent.health.seen import Device, Look
 from agent.health.services import Unit
 from agent.health.shown import Report
-from agent.health.tending import Device, Look, Tending
+from agent.health.tending import Tending
 from agent.steps import preflight
+from agent.steps.ldevid import dated
+from agent.steps.registration import was_provisioned
 from agent.steps.same_tpm import same_tpm
 
 log = logging.getLogger(__name__)
@@ -44,6 +49,7 @@ def run(device: Device, *, dry: bool = False) -> Report:
         services={name: str(unit) for name, unit in seen.units.items()},
         data=tended.data(),
         problem=tended.problem,
+        waits=tended.waits,
         dry=dry,
     )
     if not dry:
@@ -54,35 +60,45 @@ def run(device: Device, *, dry: bool = False) -> Report:
 
 def _ready(device: Device) -> None:
     conf, state = device.conf, device.state
-    own = state.ldevid_cert if conf.dps.attestation == "x509" else None
+    own = dated(conf, state) if conf.dps.attestation == "x509" else None
     here = same_tpm(device.tpm, conf, state)
     for step in (
         preflight.tpm_answers(device.tpm, conf.tpm.wait.total_seconds()),
-        preflight.clock(own, inputs.trust_files(conf)),
+        preflight.clock(own, filter(_readable, inputs.trust_files(conf))),
         preflight.device_id(device.who),
         here,
     ):
         if plan.at(step, step.done) is None and step is not here:
             plan.at(step, step.apply)
-    began = any(map(store.exists, (state.ldevid_cert, state.registration)))
+    began = store.exists(state.ldevid_cert) or was_provisioned(state)
     if not began or here.done() is None:
         raise NeverProvisioned("cannot look after this device: it was not provisioned yet")
+
+
+def _readable(path: Path) -> bool:
+    """One that cannot be read says nothing of the time, and is told as what it is."""
+    with suppress(TrustUnreadable):
+        return bool(x509.anchors(path))
+    return False
 
 
 def _look(device: Device) -> Look:
     """What the services say is read only where a certificate of theirs is past its time."""
     now = datetime.now(UTC)
-    certificates = _judged(device, now, {})
+    troubles: list[AgentError] = []
+    certificates = _judged(device, now, {}, troubles.append)
     units = _units()
     late = [each for each in certificates if each.by in services.RENEWERS and _past(each, now)]
     if late:
         since = min(each.threshold or now for each in late)
-        certificates = _judged(device, now, _stopped(since))
-    return Look(now, certificates, units)
+        certificates = _judged(device, now, _stopped(device, since))
+    return Look(now, certificates, units, next(iter(troubles), None))
 
 
-def _judged(device: Device, now: datetime, stopped: Mapping[str, str]) -> list[Judged]:
-    found = look.gather(device.tpm, device.conf, device.state, stopped)
+def _judged(
+    device: Device, now: datetime, stopped: Mapping[str, str], hitch: look.Hitch | None = None
+) -> list[Judged]:
+    found = look.gather(device.tpm, device.conf, device.state, stopped, hitch)
     return [judge(each, now) for each in found]
 
 
@@ -98,9 +114,9 @@ def _units() -> Mapping[str, Unit]:
         return {}
 
 
-def _stopped(since: datetime) -> Mapping[str, str]:
+def _stopped(device: Device, since: datetime) -> Mapping[str, str]:
     try:
-        return services.stopped_renewals(since)
-    except SystemctlFailed as e:
+        return services.stopped_renewals(since, acts.secrets(device.conf, device.state))
+    except AgentError as e:
         log.debug("going on without the words of the services: %s", e)
         return {}

@@ -29,16 +29,19 @@ class Report:
     perhaps more of it: "active (running)".
 
     `data`: bytes "sent" and "received" today, and their "limit", 0 for none. `problem`: what
-    stopped the run, or a part of it. `dry`: nothing was done, the actions are what would be.
+    stopped the run, or a part of it. `waits`: what is not done yet, and is no certificate, in
+    sentences. `dry`: nothing was done, the actions are what would be. `tpm`: None if it was not
+    asked.
     """
 
     at: datetime
-    certificates: Sequence[Judged]
-    tpm: Room
+    certificates: Sequence[Judged] = ()
+    tpm: Room | None = None
     actions: Sequence[str] = ()
     services: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, int] = field(default_factory=dict)
     problem: AgentError | None = None
+    waits: Sequence[str] = ()
     dry: bool = False
 
 
@@ -54,7 +57,7 @@ def verdict(report: Report) -> int:
     if report.problem and report.problem.status != os.EX_TEMPFAIL:
         return PERSON
     locked = isinstance(report.tpm, Budget) and report.tpm.in_lockout
-    return TRIED if bad or report.problem or locked else WELL
+    return TRIED if bad or report.problem or report.waits or locked else WELL
 
 
 def changes(before: Mapping[str, str], report: Report) -> list[tuple[str, str, str]]:
@@ -81,13 +84,15 @@ def _fine(each: Judged) -> bool:
 def as_text(report: Report) -> Iterator[str]:
     """Line by line, without line ends."""
     yield from _certificates(report.certificates)
-    yield from room_in_words(report.tpm)
+    if report.tpm:
+        yield from room_in_words(report.tpm)
     if report.services:
         each = [f"{unit} {state}" for unit, state in report.services.items()]
         yield f"Services: {', '.join(each)}."
     if report.data:
         yield _data_in_words(report.data)
     yield from (f"{'It' if report.dry else 'Done:'} {action}" for action in report.actions)
+    yield from (f"{each}." for each in report.waits)
     if report.problem:
         yield f"{report.problem} [{report.problem.code}]"
         yield f"  Remedy: {report.problem.remedy}"
@@ -119,10 +124,11 @@ def as_json(report: Report) -> dict[str, Any]:
         "at": _rfc3339(report.at),
         "state": STATES[verdict(report)],
         "certificates": [_as_json(each) for each in report.certificates],
-        "tpm": room_as_json(report.tpm),
+        "tpm": room_as_json(report.tpm) if report.tpm else None,
         "services": dict(report.services),
         "data": dict(report.data),
         "actions": list(report.actions),
+        "waits": list(report.waits),
         "problem": _problem(report.problem),
     }
 

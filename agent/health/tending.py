@@ -6,75 +6,54 @@ as each part sees fit. Where nothing is due, nobody is asked.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 
-from agent import deviceid, journal, plan, traffic
-from agent.config import Config
-from agent.errors import AgentError, DataLimit, IssuedByAnother, TlsUntrusted
+from agent import journal, plan
+from agent.backoff import Backoff, pause
+from agent.errors import AgentError, IssuedByAnother, Later, TlsUntrusted
 from agent.events import RENEWED, failed
-from agent.health import certd, look, remedies, renewal, rollover, services
+from agent.health import look, memory, remedies, renewal, rollover, services
+from agent.health import spent as spent_
 from agent.health.judge import Condition, Judged
 from agent.health.memory import Memory
-from agent.health.renewal import Backoff
-from agent.health.services import Unit
-from agent.state import State
+from agent.health.seen import Device, Look
+from agent.health.waits import waits
 from agent.steps import Step, aziot
 from agent.steps.registration import is_applied, registration
-from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
 IDLE: tuple[Condition, ...] = ("fresh", "not yet valid")  # nothing to do, or that can be done
-LATE: tuple[Condition, ...] = ("overdue", "expired", "untrusted issuer", "missing", "unreadable")
+LATE: tuple[Condition, ...] = (
+    *("overdue", "expired", "untrusted issuer", "missing", "unreadable", "key mismatch"),
+)
 UNTRUSTED = (TlsUntrusted, IssuedByAnother)
-
-
-@dataclass(frozen=True)
-class Device:
-    conf: Config
-    tpm: Tpm
-    state: State
-
-    @cached_property
-    def id(self) -> str:
-        return deviceid.resolve(self.conf.device.id)
-
-    def who(self) -> str:
-        return self.id
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is seen at one moment. `units`: as systemd has them, if it can be asked."""
-
-    at: datetime
-    certificates: list[Judged]
-    units: Mapping[str, Unit] = field(default_factory=dict)
-
-    def of(self, name: str) -> Judged | None:
-        return next((each for each in self.certificates if each.name == name), None)
-
-    def of_iotedge(self) -> list[Judged]:
-        return [each for each in self.certificates if each.by in certd.UNITS and each.needed]
 
 
 @dataclass
 class Tending:
-    """`problem`: the first that a part of it ran into."""
+    """`problems`: by its part, what one ran into, or did lately, and waits for that. `waits`: what
+    is not done yet and is no certificate, in words."""
 
     device: Device
     known: Memory
     seen: Look
     dry: bool
-    problem: AgentError | None = None
+    problems: dict[str, AgentError] = field(default_factory=dict)
+    waits: list[str] = field(default_factory=list)
+
+    @property
+    def problem(self) -> AgentError | None:
+        """The first that needs a person; else the first."""
+        found = list(self.problems.values())
+        return next((e for e in found if not isinstance(e, Later)), found[0] if found else None)
 
     def is_due(self) -> bool:
         """There is something to be done, and not only to be waited for."""
         wanting = [each for each in self.seen.of_iotedge() if each.state not in IDLE]
         return bool(
-            self._wants_ldevid()
+            (self._wants_ldevid() and not self._backoff().waits(self.seen.at))
             or [each for each in wanting if each.state != "due"]
             or any(unit.fails for unit in self.seen.units.values())
             or self._cas_due()
@@ -85,6 +64,8 @@ class Tending:
         """What was done, or would be, in sentences. `again`: looks once more, at what IoT Edge has
         when our own part is done."""
         said, was = list[str](), self._ldevid()
+        if self.seen.trouble:
+            self._trouble("look", self.seen.trouble)
         for part in (self._renewal, self._cas, self._configuration):
             said += self._guarded(part)
         if said and not self.dry:
@@ -92,18 +73,31 @@ class Tending:
         back = not self.dry and was is not None and was.state not in (*IDLE, "due", "overdue")
         back = back and self._ldevid_state() == "fresh"
         said += self._guarded(self._awakened if back else self._healed)
+        self.waits += self._guarded(self._open)
         return said
+
+    def _open(self) -> Iterator[str]:
+        device, certificates = self.device, {each.name for each in self.seen.certificates}
+        cases = self.known.cases.get("cases") or {}
+        others = {name: case for name, case in cases.items() if name not in certificates}
+        yield from waits(device.conf, device.state, device.who, self.seen.units, others)
 
     def _guarded(self, part: Callable[[], Iterator[str]]) -> Iterator[str]:
         try:
             yield from part()
         except AgentError as e:
-            self._trouble(e)
+            self._trouble(part.__name__, e)
 
-    def _trouble(self, e: AgentError) -> None:
+    def _wait(self, part: str, words: str) -> None:
+        """What this part failed of lately is still the matter, though nothing is tried now."""
+        self.waits.append(words)
+        if before := memory.as_error(self.known.trouble.get(part, {})):
+            self.problems.setdefault(part, before)
+
+    def _trouble(self, part: str, e: AgentError) -> None:
         """One entry in the journal each time it is another than the last."""
-        self.problem = self.problem or e
-        if self.dry or self.known.trouble == e.code:
+        self.problems[part] = e
+        if self.dry or self.known.trouble.get(part, {}).get("code") == e.code:
             log.debug("as before: %s", e, exc_info=e)
             return
         fields = {**e.fields, "step": e.step or "health", "code": e.code, "remedy": e.remedy}
@@ -122,18 +116,28 @@ class Tending:
     def _wants_ldevid(self) -> str:
         """Why it is its turn, in words; empty if it is not."""
         found, device = self._ldevid(), self.device
-        if found and found.state not in IDLE:
+        if found and (found.state not in IDLE or self._misdated()):
             return f"the LDevID is {found.state}: {found.why}"
         return renewal.unfinished(device.conf, device.state, device.who) or ""
+
+    def _misdated(self) -> bool:
+        """By a CA on this device, whose clock was ahead: it is for us to issue a better one."""
+        conf = self.device.conf.ldevid
+        return self._ldevid_state() == "not yet valid" and conf is not None and conf.ca is not None
+
+    def _backoff(self) -> Backoff:
+        return Backoff.of(self.known.backoff)
 
     def _renewal(self) -> Iterator[str]:
         if not (why := self._wants_ldevid()):
             return
-        device, backoff = self.device, Backoff.of(self.known.backoff)
+        device, backoff, until = self.device, self._backoff(), ""
+        if backoff.waits(self.seen.at):
+            until = f", but not before {backoff.not_before:%Y-%m-%d %H:%M}Z"
+            self._wait("_renewal", f"The LDevID is to be seen to{until}")
         if self.dry:
-            waits = backoff.waits(self.seen.at)
-            until = f", but not before {backoff.not_before:%Y-%m-%d %H:%M}Z" if waits else ""
             yield f"would see to the LDevID{until}: {why}"
+        if self.dry or until:
             return
         state = self._ldevid_state()
         self._may_ask(late=state in LATE)
@@ -145,11 +149,11 @@ class Tending:
             backoff,
             self.seen.at,
             overdue=state == "overdue",
-            due=state not in IDLE,
+            due=state not in IDLE or self._misdated(),
         )
         self.known.backoff = outcome.backoff.as_json()
         if outcome.error:
-            self._trouble(outcome.error)
+            self._trouble("_renewal", outcome.error)
         if outcome.what in ("renewed", "recovered", "completed"):
             log.info("LDevID: %s", outcome.words, extra=journal.about(RENEWED, how=outcome.words))
             yield f"LDevID: {outcome.words}"
@@ -184,7 +188,8 @@ class Tending:
     def _untrusted(self) -> list[str]:
         """The URL of the EST server that was not trusted in this run, or issued by who is not."""
         est = self.device.conf.ldevid.est if self.device.conf.ldevid else None
-        bad = isinstance(self.problem, UNTRUSTED) or self._ldevid_state() == "untrusted issuer"
+        bad = any(isinstance(e, UNTRUSTED) for e in self.problems.values())
+        bad = bad or self._ldevid_state() == "untrusted issuer"
         return [est.url] if est and bad else []
 
     def _behind(self) -> bool:
@@ -203,12 +208,30 @@ class Tending:
         return [aziot.configuration(conf, state, who), registration(conf, state, who)]
 
     def _configuration(self) -> Iterator[str]:
+        """With pauses that grow: to apply it restarts all of IoT Edge."""
         if not self._behind():
+            self.known.configuration = {}
             return
+        backoff = Backoff.of(self.known.configuration)
         if not self.dry:
+            if backoff.waits(self.seen.at):
+                until = f"{backoff.not_before:%Y-%m-%d %H:%M}Z"
+                words = f"IoT Edge is to be told of its configuration, but not before {until}"
+                self._wait("_configuration", words)
+                return
+            self._told(backoff)
+        yield f"IoT Edge {'would be' if self.dry else 'was'} told of another configuration"
+
+    def _told(self, before: Backoff) -> None:
+        try:
             for step in self._of_iotedge():
                 plan.at(step, partial(plan.converge, step))
-        yield f"IoT Edge {'would be' if self.dry else 'was'} told of another configuration"
+        except AgentError:
+            failures = before.failures + 1
+            until = self.seen.at + pause(failures, self.device.who(), overdue=True)
+            self.known.configuration = Backoff(failures, until).as_json()
+            raise
+        self.known.configuration = {}
 
     # --- IoT Edge's own certificates ---
 
@@ -223,37 +246,30 @@ class Tending:
 
     def _helper(self) -> remedies.Device:
         device = self.device
-        return remedies.Device(device.conf, device.tpm, device.state, self.known, self.dry)
+        return remedies.Device(
+            *(device.conf, device.tpm, device.state, self.known),
+            may_ask=lambda late: self._may_ask(late=late),
+            dry=self.dry,
+        )
 
     def _helped(self, outcome: remedies.Outcome) -> Iterator[str]:
-        self.problem = self.problem or outcome.problem  # in the journal already
+        if outcome.problem:  # in the journal already
+            self.problems["iotedge"] = outcome.problem
         yield from outcome.said
 
     # --- bytes ---
 
     def data(self) -> dict[str, int]:
         """Of this day (UTC), this run's with it."""
-        return {**self._spent(), "limit": self.device.conf.health.data_limit}
-
-    def _spent(self) -> dict[str, int]:
-        kept, now = self.known.traffic, traffic.traffic()
-        today = kept if kept.get("day") == f"{self.seen.at:%Y-%m-%d}" else {}
-        earlier = {name: int(today.get(name, 0)) for name in ("sent", "received")}
-        return {"sent": earlier["sent"] + now.sent, "received": earlier["received"] + now.received}
+        spent = spent_.today(self.known.traffic, self.seen.at)
+        return {**spent, "limit": self.device.conf.health.data_limit}
 
     def remember(self) -> None:
-        """For the next run; a day without traffic needs no line."""
-        spent = self._spent()
-        if any(spent.values()):
-            self.known.traffic = {"day": f"{self.seen.at:%Y-%m-%d}", **spent}
-        self.known.trouble = self.problem.code if self.problem else ""
+        """For the next run."""
+        self.known.traffic = spent_.to_keep(self.known.traffic, self.seen.at)
+        self.known.trouble = {part: memory.as_trouble(e) for part, e in self.problems.items()}
 
     def _may_ask(self, *, late: bool) -> None:
-        """Raises DataLimit; a device that would be lost is worth more than what its bytes cost."""
-        limit, spent = self.device.conf.health.data_limit, sum(self._spent().values())
-        if not limit or spent < limit:
-            return
-        why = f"{spent} bytes were sent and received today, and {limit} are allowed"
-        if not late:
-            raise DataLimit(f"cannot ask a server: {why}")
-        log.warning("%s; going on all the same: it is late", why)
+        """Raises DataLimit."""
+        spent = spent_.today(self.known.traffic, self.seen.at)
+        spent_.may_ask(self.device.conf.health.data_limit, sum(spent.values()), late=late)

@@ -4,6 +4,9 @@ moment in /run, a file for Prometheus, and what the next run is to know."""
 import json
 import logging
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from agent import journal, store
@@ -30,11 +33,49 @@ def tell(conf: Config, state: State, known: Memory, report: Report) -> None:
         _line(seen.state == "fresh", name, was, now, seen.why, seen.next)
     known.states = {each.name: each.state for each in report.certificates}
     _of_tpm(known, report)
+    _summary(report)
+    _for_prometheus(conf, known, report)
     _kept(state, known)
+
+
+@contextmanager
+def witness(state: State) -> Iterator[Callable[[Config], None]]:
+    """A run that came to nothing is told where others look for what came of it: else they go on
+    reading that all is well. What it calls with the configuration, once it has that, is for
+    Prometheus. To be entered by who has the lock."""
+    confs: list[Config] = []
+    try:
+        yield confs.append
+    except AgentError as e:
+        _came_to_nothing(state, confs, e)
+        raise
+    except Exception as e:
+        _came_to_nothing(state, confs, AgentError(f"cannot go on: {type(e).__name__}"))
+        raise
+
+
+def _came_to_nothing(state: State, confs: Sequence[Config], why: AgentError) -> None:
+    report, known = Report(datetime.now(UTC), problem=why), memory.load(state)
+    _summary(report)
+    for conf in confs:
+        _for_prometheus(conf, known, report)
+        _kept(state, known)
+
+
+def _summary(report: Report) -> None:
     text = json.dumps(shown.as_json(report), indent=2).encode() + b"\n"
-    _written(_directory() / "health.json", text)
-    if conf.health.textfile:
-        _written(conf.health.textfile, shown.textfile(report).encode())
+    if failure := _written(_directory() / "health.json", text):
+        log.warning("%s, ignoring", failure)
+
+
+def _for_prometheus(conf: Config, known: Memory, report: Report) -> None:
+    """Why it cannot be written is told once, not hour by hour."""
+    path, failure = conf.health.textfile, None
+    if path:
+        failure = _written(path, shown.textfile(report).encode())
+    if failure and str(failure) != known.textfile:
+        log.warning("%s, ignoring", failure)
+    known.textfile = str(failure or "")
 
 
 def _of_tpm(known: Memory, report: Report) -> None:
@@ -66,11 +107,13 @@ def _directory() -> Path:
     return Path(named) if named else RUN
 
 
-def _written(path: Path, data: bytes) -> None:
+def _written(path: Path, data: bytes) -> AgentError | None:
+    """Why it could not be, if so."""
     try:
         with store.permitted(path.parent):
             if path.parent == RUN:
                 path.parent.mkdir(mode=0o755, exist_ok=True)
         store.write(path, data, mode=0o644)
     except AgentError as e:
-        log.warning("%s, ignoring", e)
+        return e
+    return None

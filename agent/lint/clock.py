@@ -24,7 +24,7 @@ def floor(image: Image, conf: Config | None) -> Iterator[Finding]:
         if at > now + x509.SKEW:
             why = f"it is of {at:%Y-%m-%d %H:%M}Z, which is still to come"
             yield rules.CLOCK_FUTURE.at(image, path, why)
-    needed = max([RELEASED, *_newest(image, conf)])
+    needed = max([RELEASED, *_oldest(image, conf)])
     if not floors or max(floors.values()) < needed:
         why = f"without a clock of its own a device starts before {needed:%Y-%m-%d %H:%M}Z"
         yield rules.CLOCK_OLD.at(image, EPOCHS[0], why)
@@ -41,11 +41,11 @@ def _floors(image: Image) -> Iterator[tuple[str, datetime]]:
             raise Unseen(FAKE, str(e)) from e
 
 
-def _newest(image: Image, conf: Config | None) -> Iterator[datetime]:
+def _oldest(image: Image, conf: Config | None) -> Iterator[datetime]:
     """What the agent takes for a lower bound; files that cannot be read are told elsewhere."""
     for path in map(str, inputs.trust_files(conf)) if conf else ():
         try:
-            found = x509.newest_not_before(trust.certificates(image, path))
+            found = x509.oldest_not_before(trust.certificates(image, path))
         except (TrustUnreadable, Unseen):
             continue
         if found is not None:

@@ -411,7 +411,7 @@ TRUST_ENDS_SOON = Rule(
 TRUST_TOO_NEW = Rule(
     "trust-too-new",
     ERROR,
-    "A certificate in a trust file is not valid yet: devices refuse the clock until it is.",
+    "No certificate of a trust file is valid yet: devices refuse the clock until one is.",
     "Correct the clock of this machine, or of the CA that issued what is in {at}",
 )
 TRUST_UNSHARED = Rule(

@@ -56,7 +56,7 @@ def _file(image: Image, path: str) -> Iterator[Finding]:
     if not any(map(_is_ca, found)):
         yield rules.TRUST_NOT_CA.at(image, path, "it holds no CA's certificate")
     ends = max(c.not_valid_after_utc for c in found)
-    begins = max(c.not_valid_before_utc for c in found)
+    begins = min(c.not_valid_before_utc for c in found)
     if ends < now:
         yield rules.TRUST_EXPIRED.at(image, path, f"it ended on {ends:%Y-%m-%d}")
     elif ends < now + SOON:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import ServerBusy
-from agent.http import Https, host_of, retry_after
 
 SECONDS, VERSION = 30, "2021-06-01"  # of DPS' API (Runtime Registration)
 
@@ -18,6 +17,8 @@ def there(conf: Config, who: str) -> None:
     IoT Edge uses for it, and by no 429 or 5xx. Who does not log in is turned away by anything else.
     Where the system has no CAs in one file, nobody is asked. Raises what `Https.request` does, and
     ServerBusy."""
+    from agent.http import Https, host_of, retry_after  # most runs ask nobody, and need it not
+
     trust = _system_cas()
     if trust is None:
         return

@@ -28,10 +28,12 @@ def tpm_answers(tpm: Tpm, wait: float) -> Step:
 
 
 def clock(own: Path | None, trusted: Iterable[Path]) -> Step:
-    """Not before this software was released, nor before the newest certificate we hold.
+    """Not before this software was released, nor before the certificates that we hold.
 
     Nothing else can be known offline: being "synchronised" proves nothing, and a device may wake
     up in 1970. `own`: the file of our certificate, which will be replaced if it is damaged.
+    `trusted`: files of CA certificates, of which the oldest in each counts: the root of next year
+    may be there long before. Raises TrustUnreadable for one that cannot be read.
     """
 
     def done() -> str:
@@ -49,11 +51,12 @@ def clock(own: Path | None, trusted: Iterable[Path]) -> Step:
 
 def _floors(own: Path | None, trusted: Iterable[Path]) -> Iterable[tuple[datetime, str]]:
     yield RELEASED, "this software"
-    held = {path: x509.anchors(path) for path in trusted if store.exists(path)}
-    ours = {own: x509.kept(store.read(own))} if own else {}
-    for path, certificates in (ours | held).items():
-        if (newest := x509.newest_not_before(certificates)) is not None:
-            yield newest, f"a certificate in '{path}'"
+    starts = {own: x509.newest_not_before(x509.kept(store.read(own)))} if own else {}
+    held = [path for path in trusted if store.exists(path)]
+    starts |= {path: x509.oldest_not_before(x509.anchors(path)) for path in held}
+    for path, start in starts.items():
+        if start is not None:
+            yield start, f"a certificate in '{path}'"
 
 
 def device_id(resolve: Callable[[], str]) -> Step:

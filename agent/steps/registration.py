@@ -121,6 +121,16 @@ def _was_applied(file: bytes, state: State) -> bool:
     return kept is not None and kept.get("config") == sha256(file).hexdigest()
 
 
+def provisioned(state: State) -> bool:
+    """IoT Edge was provisioned, with whatever configuration; only files are looked at."""
+    return "config" in (read_json(state.registration) or {})
+
+
+def was_provisioned(state: State) -> bool:
+    """Or had been, before it was given another configuration."""
+    return provisioned(state) or _registered(state) is not None
+
+
 def is_applied(conf: Config, state: State) -> bool:
     """IoT Edge was provisioned with its configuration file as it is now; only files are looked
     at."""
