@@ -69,9 +69,16 @@ def test_it_runs_once_per_hour_at_a_minute_of_the_devices_own() -> None:
     assert timedelta(minutes=59) <= late < timedelta(hours=1)  # a full hour: every other is missed
 
 
-def test_it_runs_when_a_run_was_missed_when_the_clock_jumps_and_soon_after_a_boot() -> None:
-    assert HOURLY["Timer.Persistent"] == HOURLY["Timer.OnClockChange"] == ["yes"]
-    assert HOURLY["Timer.OnTimezoneChange"] == ["no"]
+def test_no_run_is_without_a_delay_of_the_devices_own() -> None:
+    """As those are that the clock's change starts: and all get the time in one moment."""
+    for timer in (HOURLY, AT_BOOT):
+        assert timer.get("Timer.OnClockChange", ["no"]) == ["no"]
+        assert "Timer.OnTimezoneChange" not in timer
+        assert span(timer, "Timer.RandomizedDelaySec") >= timedelta(minutes=10)
+
+
+def test_it_runs_when_a_run_was_missed_and_soon_after_a_boot() -> None:
+    assert HOURLY["Timer.Persistent"] == ["yes"]
     assert AT_BOOT["Timer.Unit"] == [units.HEALTH]
     first = span(AT_BOOT, "Timer.OnBootSec")
     assert first + span(AT_BOOT, "Timer.RandomizedDelaySec") <= timedelta(minutes=15)
