@@ -17,6 +17,7 @@ from agent.errors import IotedgeFailed, IotedgeMissing
 
 _QUOTED = 500  # bytes of foreign words in a message of ours
 _KEPT = 64 * 1024  # bytes of a tool's output that are remembered
+_PIN = re.compile(r"(pin-value=)[^&;\"' ]*")  # of a PKCS#11 URI (RFC 7512)
 
 
 def apply(secrets: Collection[str] = (), timeout: float = 300) -> None:
@@ -42,13 +43,13 @@ def reprovision(secrets: Collection[str] = (), timeout: float = 300) -> None:
     _iotedge(["system", "reprovision"], secrets, timeout)
 
 
-def stop(timeout: float = 300) -> None:
+def stop(timeout: float = 300, secrets: Collection[str] = ()) -> None:
     """`iotedge system stop`: its services end, and its modules with them.
 
     Their sockets stay, and start them again when somebody asks, unless a condition of the unit
     keeps them down. Raises IotedgeMissing, IotedgeFailed.
     """
-    _iotedge(["system", "stop"], (), timeout)
+    _iotedge(["system", "stop"], secrets, timeout)
 
 
 def _iotedge(verb: list[str], secrets: Collection[str], timeout: float) -> None:
@@ -57,7 +58,7 @@ def _iotedge(verb: list[str], secrets: Collection[str], timeout: float) -> None:
     if program is None:
         raise IotedgeMissing(f"cannot run '{command}': there is no 'iotedge' on the PATH")
     try:
-        status, output = _run([program, *verb], timeout)
+        status, output = run([program, *verb], timeout)
     except OSError as e:
         raise IotedgeFailed(f"cannot run '{command}': {e.strerror}") from e
     if status != 0:
@@ -74,8 +75,9 @@ def _ending(status: int | None, timeout: float) -> str:
     return f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
 
 
-def _run(argv: list[str], timeout: float) -> tuple[int | None, bytes]:
-    """Exit status (None: it took too long) and the last output of the program.
+def run(argv: list[str], timeout: float, kept: int = _KEPT) -> tuple[int | None, bytes]:
+    """Exit status (None: it took too long) and the last output of the program, at most `kept`
+    bytes. Raises OSError.
 
     Its whole process group is gone afterwards. Both ends are watched, its exit and its output:
     something it started may hold the output open for ever.
@@ -91,14 +93,14 @@ def _run(argv: list[str], timeout: float) -> tuple[int | None, bytes]:
     ) as child:
         assert child.stdout is not None  # noqa: S101 - it is a PIPE
         try:
-            output, ended = _watch(child.pid, child.stdout.fileno(), timeout)
+            output, ended = _watch(child.pid, child.stdout.fileno(), timeout, kept)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # not reaped yet, so the number is still its
         return (child.wait() if ended else None), output
 
 
-def _watch(pid: int, pipe: int, timeout: float) -> tuple[bytes, bool]:
+def _watch(pid: int, pipe: int, timeout: float, kept: int) -> tuple[bytes, bool]:
     """The last output, and whether the process ended by itself. Leaves it unreaped."""
     deadline = time.monotonic() + timeout
     output, exited = b"", os.pidfd_open(pid)
@@ -109,7 +111,7 @@ def _watch(pid: int, pipe: int, timeout: float) -> tuple[bytes, bool]:
         while (left := deadline - time.monotonic()) > 0:
             ready = {key.fd for key, _ in watched.select(left)}
             data = _available(pipe) if pipe in ready else None
-            output = (output + (data or b""))[-_KEPT:]
+            output = (output + (data or b""))[-kept:]
             if data == b"":
                 watched.unregister(pipe)
             elif exited in ready and not data:
@@ -129,6 +131,7 @@ def words(said: bytes, secrets: Collection[str] = ()) -> str:
     text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", said.decode(errors="replace"))
     lines = ("".join(c for c in line if c.isprintable()).strip() for line in text.splitlines())
     text = " | ".join(line for line in lines if any(map(str.isalnum, line)))
+    text = _PIN.sub(r"\1***", text)
     for secret in sorted({*secrets, *map(_escaped, secrets)}, key=len, reverse=True):
         text = text.replace(secret, "***")
     if len(text.encode()) <= _QUOTED:

@@ -3,19 +3,22 @@
 Each leaves a mark of the world before it: whoever comes after a kill can tell whether it was done.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from agent import anchors, aziot, aziot_identity, deviceid, inputs, store, x509
+from agent.aziot_config import secrets_in
 from agent.config import Config, Operational
 from agent.health import certd, services
 from agent.health.ladder import Rung
 from agent.health.stuck import Stuck
-from agent.state import State
+from agent.state import State, read_json
+from agent.steps import aziot as aziot_step
 from agent.steps import enrol, ldevid_key, torn
 from agent.steps.ldevid import Ldevid
 from agent.tpm import Tpm
@@ -53,6 +56,13 @@ def _login(tpm: Tpm, own: Operational, state: State) -> Iterator[dict[str, Any]]
         yield {"client": client}
 
 
+def is_nobody(conf: Config, state: State) -> bool:
+    """aziot-identityd has nothing left of DPS' answer, though it had one; only files are looked
+    at."""
+    config = (read_json(state.registration) or {}).get("config")
+    return isinstance(config, str) and not _info(conf)
+
+
 def ldevid_works(tpm: Tpm, conf: Config, state: State) -> bool:
     """What IoT Edge begins anew with, where it has lost all else; with Basic, that is no matter."""
     if conf.operational is None or conf.operational.auth == "basic":
@@ -82,31 +92,53 @@ def was_done(rung: Rung, before: Mapping[str, str], now: Mapping[str, str]) -> b
     return same and now["info"] not in ("", before.get("info"))
 
 
-def act(rung: Rung, conf: Config, stuck: Stuck, before: Mark, keep: Keep) -> None:
+@dataclass(frozen=True)
+class Hands:
+    """What the remedies are done with. `secrets`: not to be quoted, whoever fails in what words."""
+
+    conf: Config
+    secrets: Collection[str]
+
+    @property
+    def seconds(self) -> float:
+        return self.conf.aziot.timeout.total_seconds()
+
+    def reprovision(self) -> None:
+        aziot.reprovision(self.secrets, self.seconds)
+
+
+def secrets(conf: Config, state: State) -> Collection[str]:
+    """Those that IoT Edge was told, or would be. Raises ModuleMissing."""
+    told = store.read(aziot_step.file(conf)) or b""
+    found = aziot_step.desired(conf, state, deviceid.resolve(conf.device.id), told)
+    kept = {*secrets_in(told).values(), *(found.secrets() if found else ())}
+    return frozenset(kept - {""})
+
+
+def act(rung: Rung, hands: Hands, stuck: Stuck, before: Mark, keep: Keep) -> None:
     """Raises IotedgeMissing, IotedgeFailed, SystemctlFailed, NoPermission."""
-    seconds = conf.aziot.timeout.total_seconds()
     if rung == "restart":
-        torn.remove(conf.aziot.state / "certd/certs")  # nobody ever gets over these
-        services.restart(*dict.fromkeys([*stuck.failing, stuck.unit]))
+        torn.remove(hands.conf.aziot.state / "certd/certs")  # nobody ever gets over these
+        services.restart(*dict.fromkeys([*stuck.failing, stuck.unit]), secrets=hands.secrets)
     elif rung == "reprovision":
-        aziot.reprovision(timeout=seconds)
+        hands.reprovision()
     elif rung == "remove":
-        _remove(conf, stuck, before, keep, seconds)
+        _remove(hands, stuck, before, keep)
 
 
-def _remove(conf: Config, stuck: Stuck, before: Mark, keep: Keep, seconds: float) -> None:
+def _remove(hands: Hands, stuck: Stuck, before: Mark, keep: Keep) -> None:
     """With the certificate gone, its service gets another, with another key if need be. What comes
     back to it after a kill removes none but the one that was stuck, and starts in any case."""
     if before.get("stage") != "started":
         try:
             if stuck.path is not None and _digest(stuck.path) == before.get("file"):
-                aziot.stop(seconds)
+                aziot.stop(hands.seconds, hands.secrets)
                 store.remove(stuck.path)
         finally:
-            services.start()
+            services.start(hands.secrets)
         keep({**before, "stage": "started"})
-    aziot_identity.answer(conf.aziot.identity_socket, seconds)
-    aziot.reprovision(timeout=seconds)
+    aziot_identity.answer(hands.conf.aziot.identity_socket, hands.seconds)
+    hands.reprovision()
     keep({**before, "stage": "done"})
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 Rung = Literal["wait", "restart", "reprovision", "remove"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 DAY = 24 * 3600.0
+LONGEST = 2.0**33  # seconds; nothing lives for 272 years
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Moment:
 @dataclass(frozen=True)
 class Trouble:
     """Something that is stuck: `patience`, in seconds, is what a remedy is given before the next;
-    `rungs`: those that can help at all, mildest first."""
+    `rungs`: those that can help at all, mildest first; `again`: seconds from the last of them until
+    all begins anew."""
 
     name: str
     patience: float
     rungs: Sequence[Rung] = RUNGS
+    again: float = DAY
 
 
 @dataclass
@@ -52,7 +55,9 @@ class Case:
 @dataclass
 class Ladder:
     """`lived`: seconds, up to `boot_id` and `uptime`. `spent`: when each intervention was begun.
-    `restarts`: how often systemd had started each service anew when it was last looked at."""
+    `restarts`: how often systemd had started each service anew when it was last looked at.
+    `asked`: what came of the question whether it is IoT Edge's fault, if that failed (question.py);
+    it is the same for all cases."""
 
     lived: float = 0.0
     boot_id: str = ""
@@ -60,6 +65,7 @@ class Ladder:
     spent: list[float] = field(default_factory=list)
     cases: dict[str, Case] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def tick(self, now: Moment) -> None:
         """It is now; what was spent a day ago or more is forgotten."""
@@ -76,6 +82,7 @@ class Ladder:
             del self.cases[name]
         for name in names - self.cases.keys():
             self.cases[name] = Case("wait", self.lived)
+        self.asked = self.asked if self.cases else {}
         return closed
 
     def turn(self, troubles: Sequence[Trouble]) -> tuple[Trouble, Rung] | None:
@@ -87,7 +94,7 @@ class Ladder:
         return min(turns, key=lambda turn: RUNGS.index(turn[1]), default=None)
 
     def next(self, trouble: Trouble) -> Rung:
-        """After the last rung, a day later, all begins again."""
+        """After the last rung, when it had its time, all begins again."""
         taken = RUNGS.index(self.cases[trouble.name].rung)
         later = [rung for rung in trouble.rungs if RUNGS.index(rung) > taken]
         return later[0] if later else next(rung for rung in trouble.rungs if rung != "wait")
@@ -96,7 +103,7 @@ class Ladder:
         """Seconds until the next rung may be taken, 0 or less if it may."""
         case = self.cases[trouble.name]
         exhausted = RUNGS.index(case.rung) >= RUNGS.index(trouble.rungs[-1])
-        return case.since + (DAY if exhausted else trouble.patience) - self.lived
+        return case.since + (trouble.again if exhausted else trouble.patience) - self.lived
 
     def _at_work(self, trouble: Trouble) -> bool:
         case = self.cases[trouble.name]
@@ -139,12 +146,28 @@ def of_json(kept: Mapping[str, Any]) -> Ladder:
         rest = {each.name: kept[each.name] for each in fields(Ladder) if each.name in kept}
         made = Ladder(**{**rest, "cases": cases})
         return made if _sound(made) else Ladder()
-    except (TypeError, AttributeError, ValueError):
+    except (TypeError, AttributeError):
         return Ladder()
 
 
 def _sound(ladder: Ladder) -> bool:
-    numbers = [ladder.lived, ladder.uptime, *ladder.spent]
-    numbers += [case.since for case in ladder.cases.values()]
-    kinds = all(case.rung in RUNGS for case in ladder.cases.values())
-    return kinds and all(0 <= each <= ladder.lived for each in map(float, numbers))
+    lived = [ladder.uptime, *ladder.spent, *(case.since for case in ladder.cases.values())]
+    return (
+        _number(ladder.lived, LONGEST)
+        and all(_number(each, ladder.lived) for each in lived)
+        and isinstance(ladder.boot_id, str)
+        and isinstance(ladder.spent, list)
+        and all(map(_sound_case, ladder.cases.values()))
+        and all(_number(each, LONGEST) for each in ladder.restarts.values())
+        and isinstance(ladder.asked, dict)
+    )
+
+
+def _sound_case(case: Case) -> bool:
+    texts = [case.told, *(case.mark or {}).values()]
+    return case.rung in RUNGS and all(isinstance(each, str) for each in texts)
+
+
+def _number(value: object, most: float) -> bool:
+    """Which NaN is not, either."""
+    return type(value) in (int, float) and 0 <= value <= most  # type: ignore[operator]

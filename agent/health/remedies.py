@@ -8,13 +8,13 @@ the EST server does not let this device in, that is the matter, and nothing is d
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from agent import aziot_identity, journal
 from agent.config import Config
-from agent.errors import AgentError, CertificateStuck
+from agent.errors import AgentError, CertificateStuck, DataLimit
 from agent.events import (
     CAUSE_ELSEWHERE,
     INTERVENTION,
@@ -22,7 +22,7 @@ from agent.events import (
     INTERVENTION_PUT_OFF,
     Event,
 )
-from agent.health import acts, certd, ladder, look, memory
+from agent.health import acts, certd, ladder, look, memory, question
 from agent.health import stuck as stuck_
 from agent.health.judge import Condition, Judged, judge
 from agent.health.ladder import Moment, Rung
@@ -48,12 +48,14 @@ class Outcome:
 @dataclass(frozen=True)
 class Device:
     """`known`: from run to run; changed here, and on disk around whatever is done; what else is
-    changed in it is for the caller to keep. `dry`: nothing is done, told or kept."""
+    changed in it is for the caller to keep. `dry`: nothing is done, told or kept. `may_ask`: called
+    before a server is asked, with whether it is late; raises DataLimit."""
 
     conf: Config
     tpm: Tpm
     state: State
     known: Memory
+    may_ask: Callable[[bool], None]
     dry: bool = False
 
 
@@ -65,7 +67,8 @@ def heal(
     What a remedy itself fails of is its result. Raises NoPermission, DiskFull.
     """
     visit = Visit(device, now)
-    stuck = stuck_.stuck(device.conf, judged, units, visit.rungs.restarts)
+    nobody = acts.is_nobody(device.conf, device.state)
+    stuck = stuck_.stuck(device.conf, judged, units, visit.rungs.restarts, nobody=nobody)
     visit.rungs.restarts = {name: unit.restarts for name, unit in units.items() if unit.restarts}
     outcome = visit.resumed(stuck)
     if outcome is None:
@@ -87,7 +90,7 @@ def awaken(device: Device, judged: Sequence[Judged], now: Moment) -> Outcome:
     units = tuple(dict.fromkeys(each.unit for each in dead))
     first = replace(dead[0], failing=units)
     outcome = visit.spend(first, "restart")
-    if outcome.problem is None and not device.dry and visit.lacks(certd.DEVICE_ID):
+    if outcome.problem is None and not device.dry and visit.is_lost():
         again = visit.spend(first, "reprovision")
         outcome = Outcome((*outcome.said, *again.said), again.problem)
     visit.remember()
@@ -144,13 +147,31 @@ class Visit:
         device, limit = self.device, self.device.conf.health.interventions
         if not self.rungs.free(limit):
             return self._put_off(stuck, self._spent(limit))
+        whole = (device.tpm, device.conf, device.state)
         try:
+            if (stuck.by_est or rung == "remove") and not acts.ldevid_works(*whole):
+                return self._put_off(stuck, "the LDevID, by which it is got, does not work")
             if stuck.by_est:
-                acts.probe(device.tpm, device.conf, device.state)
-            works = rung != "remove" or acts.ldevid_works(device.tpm, device.conf, device.state)
+                self._ask(stuck)
+        except DataLimit as e:
+            return self._once(stuck, INTERVENTION_PUT_OFF, e)
         except AgentError as e:
             return self._once(stuck, CAUSE_ELSEWHERE, e)
-        return None if works else self._put_off(stuck, "the LDevID that would replace it is bad")
+        return None
+
+    def _ask(self, stuck: Stuck) -> None:
+        """Raises what is the true cause; where that was asked lately, what it was then."""
+        device, now = self.device, datetime.now(UTC)
+        if before := question.answered(self.rungs.asked, now):
+            raise before
+        device.may_ask(stuck.late)
+        try:
+            acts.probe(device.tpm, device.conf, device.state)
+        except AgentError as e:
+            seed = look.seed(device.state).decode()
+            self.rungs.asked = question.failed(e, self.rungs.asked, seed, now, stuck.ends)
+            raise
+        self.rungs.asked = {}
 
     def _spent(self, limit: int) -> str:
         if limit == 0:
@@ -177,8 +198,10 @@ class Visit:
             self.rungs.cases[stuck.name].mark = mark
             self._keep()
 
+        conf, state = self.device.conf, self.device.state
         try:
-            acts.act(rung, self.device.conf, stuck, before, keep)
+            hands = acts.Hands(conf, acts.secrets(conf, state))
+            acts.act(rung, hands, stuck, before, keep)
             result = self._result(stuck.name)
         except AgentError as e:
             result = f"failed: {e}"
@@ -228,6 +251,11 @@ class Visit:
     def lacks(self, name: str, states: Collection[Condition] = stuck_.HELPS.keys()) -> bool:
         seen = self._look(name)
         return seen is not None and seen.needed and seen.state in states
+
+    def is_lost(self) -> bool:
+        """It is nobody, or has nothing that would show who it is."""
+        nobody = acts.is_nobody(self.device.conf, self.device.state)
+        return nobody or self.lacks(certd.DEVICE_ID, stuck_.LOST.keys())
 
     def _look(self, name: str) -> Judged | None:
         found = look.found_kept(self.device.conf, name)

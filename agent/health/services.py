@@ -4,22 +4,22 @@
 of theirs begins with a time and a level, which are passed over.
 """
 
-import os
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from agent import aziot
 from agent.aziot import words
 from agent.errors import SystemctlFailed
 from agent.health.certd import CERTD, EDGED, IDENTITYD
 from agent.health.ladder import Moment
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+LARGEST = 1024 * 1024  # bytes of what is said; a service that crash-loops says as much in a day
 PATIENCE = 120.0  # seconds; a unit may take TimeoutStopSec=40 to stop
 SOCKETS = (
     "aziot-keyd.socket",
@@ -92,27 +92,27 @@ def _unit(said: Mapping[str, str]) -> Unit:
         said.get("ActiveState", ""),
         said.get("SubState", ""),
         said.get("Result", ""),
-        int(restarts) if restarts.isdigit() else 0,
+        int(restarts) if re.fullmatch("[0-9]{1,9}", restarts) else 0,
         said.get("InvocationID", ""),
     )
 
 
-def restart(*units: str) -> None:
-    """Raises SystemctlFailed."""
-    _systemctl("restart", *(f"{each}.service" for each in units))
+def restart(*units: str, secrets: Collection[str] = ()) -> None:
+    """`secrets`: here and below, not to be quoted. Raises SystemctlFailed."""
+    _systemctl("restart", *(f"{each}.service" for each in units), secrets=secrets)
 
 
-def start() -> None:
+def start(secrets: Collection[str] = ()) -> None:
     """All that `iotedge system stop` stopped: first the sockets, for aziot-identityd that finds
     aziot-certd away takes its certificate for lost, and deletes the key. Raises SystemctlFailed."""
     services = [f"{IDENTITYD}.service", f"{EDGED}.service"]
     here = {each.get("Id") for each in _show([*SOCKETS, *services])}
     for group in (SOCKETS, services):
         if units := [each for each in group if each in here]:
-            _systemctl("start", *units)
+            _systemctl("start", *units, secrets=secrets)
 
 
-def stopped_renewals(since: datetime) -> dict[str, str]:
+def stopped_renewals(since: datetime, secrets: Collection[str] = ()) -> dict[str, str]:
     """The certificates, by certd's ids, of which their service said that it no longer renews them,
     in its words; what it said before `since`, or took back later, does not count. Raises
     SystemctlFailed."""
@@ -120,36 +120,32 @@ def stopped_renewals(since: datetime) -> dict[str, str]:
     at = f"--since=@{since.timestamp():.0f}"
     command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--grep={_GREP}", at]
     given_up: dict[str, str] = {}
-    for line in _said("journalctl", [*command, *units], nothing=1).splitlines():
+    for line in _said("journalctl", [*command, *units], secrets, nothing=1).splitlines():
         if goes_on := _GOES_ON.search(line):
             given_up.pop(goes_on[1], None)
         elif found := next(filter(None, (each.search(line) for each in _GAVE_UP)), None):
-            given_up[found[2]] = words(found[1].encode())
+            given_up[found[2]] = words(found[1].encode(), secrets)
     return given_up
 
 
-def _systemctl(verb: str, *arguments: str) -> str:
-    return _said(f"systemctl {verb}", ["systemctl", "--no-pager", verb, *arguments])
+def _systemctl(verb: str, *arguments: str, secrets: Collection[str] = ()) -> str:
+    return _said(f"systemctl {verb}", ["systemctl", "--no-pager", verb, *arguments], secrets)
 
 
-def _said(doing: str, command: Sequence[str], nothing: int = 0) -> str:
-    """What it says. `nothing`: the status that means that there is nothing to say."""
+def _said(doing: str, command: Sequence[str], secrets: Collection[str], *, nothing: int = 0) -> str:
+    """What it says, the end of it. `nothing`: the status that means that there is nothing to
+    say."""
     program = shutil.which(command[0])
     if program is None:
         raise SystemctlFailed(f"cannot run '{doing}': it is not on the PATH")
     try:
-        done = subprocess.run(  # noqa: S603 - found on the PATH, arguments are ours
-            [program, *command[1:]],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-            timeout=PATIENCE,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as e:
-        why = getattr(e, "strerror", None) or f"it did not finish within {PATIENCE:g} seconds"
-        raise SystemctlFailed(f"cannot run '{doing}': {why}") from e
-    if done.returncode not in (0, nothing) or (done.returncode and done.stderr):
-        said = words(done.stderr) or f"it ended with status {done.returncode}"
+        status, output = aziot.run([program, *command[1:]], PATIENCE, LARGEST)
+    except OSError as e:
+        raise SystemctlFailed(f"cannot run '{doing}': {e.strerror}") from e
+    if status is None:
+        why = f"it did not finish within {PATIENCE:g} seconds"
+        raise SystemctlFailed(f"cannot run '{doing}': {why}")
+    if status not in (0, nothing) or (status and output):
+        said = words(output, secrets) or f"it ended with status {status}"
         raise SystemctlFailed(f"cannot run '{doing}': '{said}'")
-    return done.stdout.decode(errors="replace")
+    return output.decode(errors="replace")

@@ -18,16 +18,19 @@ five seconds, for ever; that heals what another one's recovery heals.
 Given up is said in the words of services.py: a file that cannot be parsed, or that somebody else
 changed, or an expired est-id without bootstrap identity; all else is tried again after `retry`.
 
-A reprovision forgets the hub first. With a device-id that was given up ("device-id not found"), or
-cannot be read, or is for another key, it then fails, and the device is nobody. So it comes after
-the restart, and for the latter two not at all. Files that hold no certificate go with the restart:
-that loses nothing. And nothing is removed that still works: if nobody issued another, the device
-would be lost before its time. But for est-id, which nobody needs until the next renewal, and which
-the LDevID replaces: where the CA has changed, a server may not let in the old one, though valid.
+A reprovision forgets the hub first, and asks DPS then: if DPS does not answer, or turns the device
+away, a device that has worked is nobody. So it is for a device-id that does not work any more, or
+is not there, alone: nothing is lost by it. It is no help to a service that fails, nor to what only
+is late. Who is nobody all the same, with a device-id that is good, is not by itself anybody again
+before the service's next start, which may be years: that is a trouble of its own.
+
+Files that hold no certificate go with the restart: that loses nothing. And nothing is removed that
+still works, est-id neither: if nobody issued another, the device would be lost before its time.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from agent.config import Config
@@ -37,24 +40,31 @@ from agent.health.ladder import Rung, Trouble
 from agent.health.services import Unit
 
 RETRY = 0.04  # of a lifetime: aziot_config.Renewal.retry
-MILD: Sequence[Rung] = ("wait", "restart", "reprovision")
+MILD: Sequence[Rung] = ("wait", "restart")
 BROKEN: Sequence[Rung] = ("wait", "restart", "remove")
 HELPS: Mapping[Condition, Sequence[Rung]] = {
-    "expired": ladder.RUNGS,
+    "expired": BROKEN,
     "overdue": MILD,
     "no longer auto-renewed": MILD,
-    "missing": MILD,
+    "missing": BROKEN,
     "unreadable": BROKEN,
     "key mismatch": BROKEN,
 }
+LOST: Mapping[Condition, Sequence[Rung]] = {  # of a device-id
+    "expired": ladder.RUNGS,
+    "missing": ("wait", "restart", "reprovision"),
+}
+REGISTRATION = "registration"
+THRICE_A_DAY = ladder.DAY / 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stuck:
-    """A certificate in its file `path`, or a service (None).
+    """A certificate in its file `path`, or a service, or the registration (None).
 
     `unit`: who renews it, or it itself; `failing`: units that fail now. `why`: what is the matter,
-    in words. `by_est`: it comes from the operational EST server, or cannot be told not to.
+    in words. `by_est`: it comes from the operational EST server, or cannot be told not to. `late`:
+    a certificate that is past its time, or does not work; `ends`: that is, or was, its end.
     """
 
     trouble: Trouble
@@ -63,6 +73,8 @@ class Stuck:
     path: Path | None = None
     failing: tuple[str, ...] = ()
     by_est: bool = True
+    late: bool = False
+    ends: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -70,21 +82,44 @@ class Stuck:
 
 
 def stuck(
-    conf: Config, judged: Sequence[Judged], units: Mapping[str, Unit], before: Mapping[str, int]
+    conf: Config,
+    judged: Sequence[Judged],
+    units: Mapping[str, Unit],
+    before: Mapping[str, int],
+    *,
+    nobody: bool = False,
 ) -> list[Stuck]:
-    """Certificates, each before what is got by it; if it is none of these, services that fail.
-    `before`: how often systemd had restarted each at the last look."""
+    """Certificates, each before what is got by it, and the registration; if it is none of these,
+    services that fail. `before`: how often systemd had restarted each at the last look. `nobody`:
+    the identity service does not know any more who this device is."""
     failing = tuple(name for name in units if _fails(units[name], before))
     seen = {each.name: each for each in judged if each.needed and each.state in HELPS}
     kept = [each for each in certd.kept(conf) if each.id in seen]
     found = [_certificate(conf, each, seen[each.id], failing) for each in kept]
+    if nobody and certd.IDENTITYD not in failing and _shows(seen.get(certd.DEVICE_ID)):
+        found.append(_registration(conf))
     return found or [_service(conf, units[name]) for name in failing]
+
+
+def _shows(device_id: Judged | None) -> bool:
+    """DPS would know it; whoever attests otherwise has none that is stuck."""
+    return device_id is None or device_id.state in ("overdue", "no longer auto-renewed")
+
+
+def _registration(conf: Config) -> Stuck:
+    patience = conf.health.patience.total_seconds()
+    return Stuck(
+        trouble=Trouble(REGISTRATION, patience, ("wait", "reprovision"), THRICE_A_DAY),
+        unit=certd.IDENTITYD,
+        why=f"{REGISTRATION} ({certd.IDENTITYD} does not know any more who this device is)",
+        by_est=False,
+    )
 
 
 def _certificate(conf: Config, kept: certd.Kept, seen: Judged, failing: tuple[str, ...]) -> Stuck:
     helps = HELPS[seen.state]
-    if kept.id == certd.EST_ID and helps is MILD:
-        helps = ladder.RUNGS
+    if kept.id == certd.DEVICE_ID:
+        helps = LOST.get(seen.state, helps)
     return Stuck(
         trouble=Trouble(kept.id, _patience(conf, seen), helps),
         unit=kept.unit,
@@ -92,6 +127,8 @@ def _certificate(conf: Config, kept: certd.Kept, seen: Judged, failing: tuple[st
         path=kept.path,
         failing=failing,
         by_est=kept.by_est,
+        late=seen.state != "no longer auto-renewed",
+        ends=seen.not_after,
     )
 
 
