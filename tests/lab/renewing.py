@@ -73,7 +73,7 @@ class RenewingEst:
     ) -> None:
         directory.mkdir(parents=True)
         self.directory, self.site, self.root, self.issuer = directory, site, root, issuer
-        self._tls, self._clock = tls, clock
+        self._tls, self._first, self._clock = tls, tls, clock
         self._log, self._file = directory / "log.jsonl", directory / "control.json"
         self._log.touch()
         self._saved = 0
@@ -131,11 +131,27 @@ class RenewingEst:
     def issue_from(self, authority: pki.Authority) -> None:
         self._certify(authority, None)
 
-    def tls_below(self, authority: pki.Authority, lasts: timedelta = 5 * pki.YEAR) -> None:
-        """A new certificate of the server itself."""
+    def let_in(self, *authorities: pki.Authority) -> None:
+        """Whose certificates log in here, besides those that renew themselves."""
+        self._set(clients=self._save("clients", [c for ca in authorities for c in ca.chain]))
+
+    def tls_below(
+        self,
+        authority: pki.Authority,
+        lasts: timedelta = 5 * pki.YEAR,
+        links: Sequence[x509.Certificate] = (),
+    ) -> None:
+        """A new certificate of the server itself. `links`: shown besides, for those who know but
+        the CA before (NewWithOld)."""
         self._saved += 1
         where, starts = self.directory / f"tls{self._saved}", self._now() - timedelta(hours=1)
-        self._serve(authority.server(where, also=NAMES[1:], starts=starts, lasts=lasts))
+        tls = authority.server(where, also=NAMES[1:], starts=starts, lasts=lasts)
+        tls.chain.write_bytes(tls.chain.read_bytes() + pki.pem(*links))
+        self._serve(tls)
+
+    def tls_before(self) -> None:
+        """That of the beginning."""
+        self._serve(self._first)
 
     def _certify(self, ca: pki.Authority, told: Sequence[x509.Certificate] | None) -> None:
         self._saved += 1
