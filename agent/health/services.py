@@ -78,10 +78,13 @@ def states(units: Sequence[str]) -> dict[str, Unit]:
     return {each.name: each for each in map(_unit, found)}
 
 
-def _show(units: Sequence[str]) -> list[dict[str, str]]:
+def _show(units: Sequence[str], secrets: Collection[str] = ()) -> list[dict[str, str]]:
     """What there is to be said of those that are installed."""
-    blocks = _systemctl("show", f"--property={PROPERTIES}", *units).strip().split("\n\n")
-    said = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks]
+    blocks = _systemctl("show", f"--property={PROPERTIES}", *units, secrets=secrets)
+    said = [
+        dict(line.partition("=")[::2] for line in block.splitlines())
+        for block in blocks.strip().split("\n\n")
+    ]
     return [each for each in said if each.get("LoadState") == "loaded"]
 
 
@@ -106,7 +109,7 @@ def start(secrets: Collection[str] = ()) -> None:
     """All that `iotedge system stop` stopped: first the sockets, for aziot-identityd that finds
     aziot-certd away takes its certificate for lost, and deletes the key. Raises SystemctlFailed."""
     services = [f"{IDENTITYD}.service", f"{EDGED}.service"]
-    here = {each.get("Id") for each in _show([*SOCKETS, *services])}
+    here = {each.get("Id") for each in _show([*SOCKETS, *services], secrets)}
     for group in (SOCKETS, services):
         if units := [each for each in group if each in here]:
             _systemctl("start", *units, secrets=secrets)

@@ -14,7 +14,7 @@ from agent import journal, plan
 from agent.backoff import Backoff, pause
 from agent.errors import AgentError, IssuedByAnother, Later, TlsUntrusted
 from agent.events import RENEWED, failed
-from agent.health import look, memory, remedies, renewal, rollover, services
+from agent.health import acts, look, memory, remedies, renewal, rollover, services
 from agent.health import spent as spent_
 from agent.health.judge import Condition, Judged
 from agent.health.memory import Memory
@@ -56,6 +56,7 @@ class Tending:
             (self._wants_ldevid() and not self._backoff().waits(self.seen.at))
             or [each for each in wanting if each.state != "due"]
             or any(unit.fails for unit in self.seen.units.values())
+            or acts.is_nobody(self.device.conf, self.device.state)
             or self._cas_due()
             or self._behind()
         )
