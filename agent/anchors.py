@@ -36,7 +36,7 @@ from agent.state import State, read_json, write_json
 from agent.x509_anchors import Accepted, Declined, Unfit, judge, proven
 
 log = logging.getLogger(__name__)
-MOST = 32  # accepted after one file: a CA that makes a new root each day must not fill the disk
+MOST = 32  # kept after one file: a CA that makes a new root each day must not fill the disk
 
 
 @dataclass(frozen=True)
@@ -154,15 +154,34 @@ def _learned(
     configured = x509.anchors(trust.configured)
     held = proven(_kept(trust), configured)
     judged = judge([*configured, *(each.anchor for each in held)], offered, now)
-    new = [each for each in judged if isinstance(each, Accepted)]
-    if len(held) + len(new) > MOST:
-        raise Unfit(f"more than {MOST} CAs came after those of '{trust.configured}'")
+    accepted = [each for each in judged if isinstance(each, Accepted)]
+    kept = _fewest([*held, *accepted], configured, now)
+    if len(kept) < len(held) + len(accepted):
+        log.warning("%s: more than %d CAs came after '%s'", trust.setting, MOST, trust.configured)
+    new = [each for each in accepted if each in kept]
     if new:
-        _keep(trust, [*held, *new])
+        _keep(trust, kept)
         settle(trust, now)
     for each in new:
         _tell(trust, each)
-    return judged
+    return [each for each in judged if each in kept or isinstance(each, Declined)]
+
+
+def _fewest(
+    found: Sequence[Accepted], configured: Sequence[Certificate], now: datetime
+) -> list[Accepted]:
+    """At most MOST of these. Whom a configured one names goes before whom others do: else one of
+    those could name so many that there is no room for the true successor. What has expired goes
+    first, unless another one is there by its word."""
+    named_by = {each.path[-1] for each in found}
+
+    def rank(each: Accepted) -> int:
+        if each.anchor.not_valid_after_utc < now and each.anchor not in named_by:
+            return 2
+        return 0 if each.path[-1] in configured else 1
+
+    best = sorted(found, key=rank)[:MOST]
+    return [each for each in found if each in best]
 
 
 def _tell(trust: Trust, each: Accepted) -> None:

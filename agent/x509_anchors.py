@@ -4,13 +4,19 @@ An EST server's /cacerts answer may bring new anchors (RFC 7030, 4.1.3). A CA th
 then shows four certificates (RFC 4210, 4.4): OldWithOld, which we trust; NewWithNew, which we are
 to trust; NewWithOld, the old key's word for the new one; and OldWithNew, which proves nothing to
 those who trust the old one. So: a self-signed CA certificate is accepted if a trusted anchor that
-is valid now, itself or by way of CAs below it, has signed a CA certificate for the same name and
-key. That may be NewWithOld, or, where a CA renews its certificate and keeps its key, the offered
-one itself. Who offers it does not matter: what counts is signatures.
+is valid now has itself signed a CA certificate for the same name and key. That may be NewWithOld,
+or, where a CA renews its certificate and keeps its key, the offered one itself. Who offers it does
+not matter: what counts is signatures.
+
+The word of CAs below an anchor does not count: each of them could make itself, or whomever it
+signs for, outlive its root. Nor is everyone a successor that an anchor has signed for. NewWithOld
+looks just like the certificate of a CA below; but who may have fewer CAs below it than the anchor,
+or may not do all that it may, is such a one, and not meant to take its place. Where a CA has signed
+for others without any bound, they cannot be told from its successor.
 
 To be accepted gives one new power, to outlive the old anchor; in all else the new one must be as
-bound as it was by way of NewWithOld. A root of its own is bound by nothing but what it says itself,
-so it must say so: path length, name constraints and extended key usages of all above it.
+bound as the old one. A root of its own is bound by nothing but what it says itself, so it must say
+so: path length, name constraints and extended key usages of both.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,7 +41,7 @@ from agent import x509
 LIMIT = 64  # certificates in one answer; CAs in the middle of a roll-over show four to ten
 RSA_BITS = 2048
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-Paths = Mapping[Certificate, tuple[Certificate, ...]]  # each with those above it, to an anchor
+Signed = Mapping[Certificate, Certificate]  # by which anchor
 HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
@@ -46,7 +52,7 @@ class Unfit(Exception):
 @dataclass(frozen=True)
 class Accepted:
     """A new anchor, and its proof: `path` begins with the certificate that a trusted CA signed for
-    its name and key, and ends with the anchor that was trusted; all were valid `at` that time."""
+    its name and key, and ends with the anchor that was trusted; both were valid `at` that time."""
 
     anchor: Certificate
     path: tuple[Certificate, ...]
@@ -61,6 +67,9 @@ class Declined:
     why: str
 
 
+_Found = dict[Certificate, Accepted | Declined]
+
+
 def accept(
     trusted: Sequence[Certificate], offered: Sequence[Certificate], now: datetime
 ) -> list[Accepted]:
@@ -71,7 +80,8 @@ def accept(
 def judge(
     trusted: Sequence[Certificate], offered: Sequence[Certificate], now: datetime
 ) -> list[Accepted | Declined]:
-    """Of each self-signed CA certificate that is not trusted yet, what becomes of it.
+    """Of each self-signed CA certificate that is not trusted yet, what becomes of it; where several
+    roll-overs are offered at once, one by one.
 
     Others in `offered` may help; those that make no sense are passed over. Raises Unfit if there
     are more than LIMIT: each may cost many signatures.
@@ -79,8 +89,15 @@ def judge(
     if len(offered) > LIMIT:
         raise Unfit(f"{len(offered)} certificates are offered: more than {LIMIT} no CA has")
     readable = [c for c in dict.fromkeys(offered) if _readable(c)]
-    paths = _paths(trusted, readable, now)
-    return [_judged(c, paths, now) for c in readable if _is_new(c, trusted)]
+    new = [c for c in readable if _is_new(c, trusted)]
+    found, above = _Found(), list(trusted)
+    signed: Signed = {}
+    while above:
+        signed = {**_signed_by(above, readable, now), **signed}
+        left = [c for c in new if not isinstance(found.get(c), Accepted)]
+        found |= {c: _judged(c, signed, now) for c in left}
+        above = [c for c in left if isinstance(found[c], Accepted)]
+    return [found[c] for c in new]
 
 
 def proven(accepted: Sequence[Accepted], trusted: Sequence[Certificate]) -> list[Accepted]:
@@ -99,18 +116,18 @@ def _still(each: Accepted, trusted: Sequence[Certificate]) -> bool:
     known = [each.anchor, *each.path]
     if not all(map(_readable, known)):
         return False
-    paths = _paths(trusted, known, each.at)
-    return isinstance(_judged(each.anchor, paths, each.at), Accepted)
+    signed = _signed_by(trusted, known, each.at)
+    return isinstance(_judged(each.anchor, signed, each.at), Accepted)
 
 
 def _is_new(certificate: Certificate, trusted: Sequence[Certificate]) -> bool:
     return certificate.subject == certificate.issuer and certificate not in trusted
 
 
-def _judged(new: Certificate, paths: Paths, at: datetime) -> Accepted | Declined:
+def _judged(new: Certificate, signed: Signed, at: datetime) -> Accepted | Declined:
     try:
         fit(new, at)
-        return Accepted(new, _path(new, paths, at), at)
+        return Accepted(new, _path(new, signed, at), at)
     except (Unfit, x509.Untrusted, *x509.NONSENSE) as e:
         return Declined(new, str(e))
 
@@ -163,21 +180,15 @@ def _may_issue(certificate: Certificate, *, said: bool) -> None:
 # --- and who stands for it ---
 
 
-def _paths(trusted: Sequence[Certificate], others: Sequence[Certificate], at: datetime) -> Paths:
-    """The shortest path of each certificate that leads to a trusted one, if only by signatures.
-
-    Each is held against each other once at most: a search that tries all paths (as that of
-    x509.chain) takes minutes for some dozen certificates that were made to be a maze.
-    """
-    there = [c for c in others if _valid(c, at)]
-    layer: dict[Certificate, tuple[Certificate, ...]] = {c: (c,) for c in trusted if _valid(c, at)}
-    found = layer
-    while layer:
-        left = [c for c in there if c not in found]
-        above = {c: next((a for a in layer if _signed(a, c)), None) for c in left}
-        layer = {c: (c, *found[a]) for c, a in above.items() if a is not None}
-        found = found | layer
-    return found
+def _signed_by(
+    trusted: Sequence[Certificate], others: Sequence[Certificate], at: datetime
+) -> Signed:
+    """Of the others, those that a trusted one has signed, and which one, as far as both are valid;
+    each is held against each anchor once at most."""
+    above = [c for c in trusted if _valid(c, at)]
+    left = [c for c in others if _valid(c, at) and c not in above]
+    found = {c: next((a for a in above if _signed(a, c)), None) for c in left}
+    return {c: a for c, a in found.items() if a is not None}
 
 
 def _valid(certificate: Certificate, at: datetime) -> bool:
@@ -194,21 +205,19 @@ def _signed(above: Certificate, certificate: Certificate) -> bool:
     return True
 
 
-def _path(new: Certificate, paths: Paths, at: datetime) -> tuple[Certificate, ...]:
-    """From NewWithOld, or `new` itself, up to a trusted anchor. Raises Unfit, x509.Untrusted."""
+def _path(new: Certificate, signed: Signed, at: datetime) -> tuple[Certificate, Certificate]:
+    """NewWithOld, or `new` itself, and the trusted anchor. Raises Unfit, x509.Untrusted."""
     failure: Exception | None = None
-    same = list(_for_same_key(new, paths))
-    for each in same:
-        *between, top = paths[each]
-        if set(between[1:]) & set(same):
-            continue  # no more than one of these stands for itself
+    for each in _for_same_key(new, signed):
+        top = signed[each]
         try:
             _may_issue(each, said=True)
-            x509.chain(each, [top], between, at)
-            _no_less_bound(new, paths[each])
-            return paths[each]
+            x509.chain(each, [top], [], at)
+            _no_less_bound(new, each, top)
+            _no_ca_below(each, top)
+            return each, top
         except (Unfit, x509.Untrusted) as e:
-            failure = failure or e  # the first is the nearest to the anchor
+            failure = failure or e
     raise failure or Unfit("no CA that is trusted now has signed a certificate for its key")
 
 
@@ -219,28 +228,36 @@ def _for_same_key(new: Certificate, others: Iterable[Certificate]) -> Iterator[C
             yield each
 
 
-def _no_less_bound(new: Certificate, path: Sequence[Certificate]) -> None:
-    """Raises Unfit if `new`, as an anchor, might do what it may not by way of this path."""
-    if _below(new, inf) > _room(path):
+def _no_ca_below(each: Certificate, top: Certificate) -> None:
+    """Raises Unfit if `top` has signed for it as for one below, which it keeps short. Of its own
+    name it is no such one."""
+    if each.subject == top.subject:
+        return
+    if _below(each, inf) < _below(top, inf):
+        raise Unfit("who stands for it allows it fewer CAs below it than a successor would have")
+    usages = [x509.extension(c, ExtendedKeyUsage) for c in (each, top)]
+    if usages[0] is not None and usages[0] != usages[1]:
+        raise Unfit("who stands for it allows it fewer usages than a successor would have")
+
+
+def _no_less_bound(new: Certificate, each: Certificate, top: Certificate) -> None:
+    """Raises Unfit if `new`, as an anchor, might do what it may not by way of `each` and `top`."""
+    if _below(new, inf) > _room(each, top):
         raise Unfit("it does not keep to the path length of those who stand for it")
     for kind in (NameConstraints, ExtendedKeyUsage):
-        bounds = [b for c in path if (b := x509.extension(c, kind)) is not None]
+        bounds = [b for c in (each, top) if (b := x509.extension(c, kind)) is not None]
         if any(b != x509.extension(new, kind) for b in bounds):
             raise Unfit(f"it does not keep to the {kind.oid._name} of those who stand for it")
-        if bounds and kind is NameConstraints and new.subject != path[-1].subject:
+        if bounds and kind is NameConstraints and new.subject != top.subject:
             raise Unfit("those who stand for it may only name certain others")
 
 
-def _room(path: Sequence[Certificate]) -> float:
-    """How many CAs may follow the first of the path (RFC 5280, 6.1.4 l and m); -1: not even it."""
-    room = _below(path[-1], inf)
-    for each in reversed(path[:-1]):
-        if each.subject != each.issuer:
-            room -= 1
-        if room < 0:
-            return -1
-        room = _below(each, room)
-    return room
+def _room(each: Certificate, top: Certificate) -> float:
+    """How many CAs may follow `each` below `top` (RFC 5280, 6.1.4 l and m); -1: not even it."""
+    room = _below(top, inf)
+    if each.subject != each.issuer:
+        room -= 1
+    return -1 if room < 0 else _below(each, room)
 
 
 def _below(certificate: Certificate, most: float) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from agent import anchors, config, events
 from tests.lab import pki
-from tests.lab.rollover import NOW, YEAR, Ca, Place, offer, root
+from tests.lab.rollover import DAY, NOW, YEAR, Ca, Place, offer, root
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,29 @@ def test_a_ca_that_makes_new_roots_all_the_time_does_not_fill_the_disk(
     for n in range(3):
         roots = [root(f"Root {n} {i}") for i in range(12)]
         place.learn(*[c for r in roots for c in (r.own, old.vouches(r))])
-    assert len(place.trusted()) == 1 + 24
+    assert len(place.trusted()) == 1 + anchors.MOST
     assert f"more than {anchors.MOST}" in caplog.text
+
+
+def test_who_names_many_does_not_keep_the_true_successor_out(place: Place, old: Ca) -> None:
+    one, true = root("Root 2"), root("Root 3", ends=NOW + 30 * YEAR)
+    place.learn(one.own, old.vouches(one))
+    for _ in "123":
+        junk = [root(f"Junk {i}") for i in range(12)]
+        place.learn(*[c for j in junk for c in (j.own, one.vouches(j))])
+    assert place.learn(true.own, old.vouches(true)) == [true.own]
+    assert {true.own, one.own} <= {*place.trusted()}
+    assert len(place.trusted()) == 1 + anchors.MOST
+
+
+def test_the_expired_make_room(place: Place, old: Ca) -> None:
+    past = [root(f"Root {n}", ends=NOW + YEAR / 2) for n in range(anchors.MOST)]
+    for some in (past[:16], past[16:]):
+        place.learn(*[c for r in some for c in (r.own, old.vouches(r))])
+    new = root("Root 99")
+    later = NOW + 200 * DAY
+    assert place.learn(new.own, old.vouches(new), now=later) == [new.own]
+    assert place.trusted(later) == [old.own, new.own]
 
 
 # --- what others put there ---
