@@ -266,3 +266,10 @@ def test_a_moment_is_a_moment_wherever_it_is_told() -> None:
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(TypeError):
         judge(found(), START.replace(tzinfo=None))
+
+
+def test_where_no_way_is_allowed_to_get_it_back_a_person_is_named() -> None:
+    more, now = STATES["expired"]
+    lost = replace(found(), window=WINDOW, **more)
+    assert judge(replace(lost, by=US), now).next.startswith("got anew, as ldevid.recover allows")
+    assert judge(lost, now).next.endswith("a person has to get a new one")

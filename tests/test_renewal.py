@@ -109,14 +109,27 @@ def test_a_local_ca_issues_anew(make_device: MakeDevice, clock: Clock) -> None:
     assert (told.what, "there is no server" in told.words) == ("renewed", True)
     assert ldevid(device).not_valid_after_utc > before.not_valid_after_utc
     assert agree(device)
+    clock.jump(-DAY / 2)  # it was ahead when that was issued, which tells nothing of the time
+    device.agent("health")
+    assert ldevid(device).not_valid_before_utc < clock.now()
+    clock.jump(DAY / 2)
 
 
 def test_a_static_ldevid_is_registered_anew_for_the_hub_knows_the_very_certificate(
     make_device: MakeDevice, clock: Clock, world: World
 ) -> None:
+    """And IoT Edge forgets first who it is, which is nothing to do while DPS is away."""
     device = provisioned(make_device(issued_by="static", id="static-0001"))
     clock.advance(DAY)
+    before = ldevid(device)
+    world.dps.behave(throttle=1000)
+    told = renew(device)
+    assert (told.what, told.code) == ("waiting", "server-busy")
+    assert (ldevid(device), forgotten(device)) == (before, 1)
+    world.dps.behave(retry_after=0)
+    start = len(world.issued(world.owner_est))
     assert (told := renew(device)).what == "renewed", told
+    assert len(world.issued(world.owner_est)) == start
     serial = int(world.dps.assigned("static-0001")[-1]["serial"], 16)
     assert serial == agree(device).serial
     assert renew(device, due=False).what == "nothing"
@@ -145,9 +158,12 @@ def test_a_new_key_is_at_work_before_the_old_one_goes(
         assert labels(device) == {"device-id", "est-id", slot}  # IoT Edge's own keys stay
         assert {path.stem for path in device.state.glob("ldevid*.pem")} == {slot, f"{slot}-key"}
         assert renew(device, due=False).what == "nothing"
+        (device.state / "ldevid.json").write_text("")  # which slot it is, is lost
+        assert agree(provisioned(device)) == new
+        assert labels(device) == {"device-id", "est-id", slot}
         held = new
     assert forgotten(device) == 1
-    assert device.agent("status").returncode == 0
+    begins_anew(device, world)
 
 
 def labels(device: Device) -> set[str]:
@@ -158,15 +174,8 @@ def labels(device: Device) -> set[str]:
     return {key.label for key in token.keys}
 
 
-def test_iot_edge_begins_anew_with_the_new_key(
-    make_device: MakeDevice, clock: Clock, world: World
-) -> None:
-    """All it had of its own is gone: it logs in with the LDevID then, by PKCS#11."""
-    device = provisioned(make_device())
-    device.configure({"ldevid": {"rekey": True}})
-    clock.advance(DAY)
-    renew(device)
-    renew(device, due=False)
+def begins_anew(device: Device, world: World) -> None:
+    """All that IoT Edge had of its own is gone: it logs in with the LDevID then, by PKCS#11."""
     device.run(["iotedge", "system", "stop"])
     for path in (device.edge / "certd/certs").iterdir():
         path.unlink()
@@ -253,10 +262,22 @@ def test_who_says_when_to_come_back_is_taken_at_his_word(
     world.owner_server.behave(kind, "simplereenroll", retry_after=12345)
     told = renew(kept)
     assert (told.what, told.code) == ("waiting", code)
-    assert told.backoff is not None
-    assert 12300 < told.backoff["not_before"] - clock.now().timestamp() <= 12345
+    assert 12300 < waits(told, clock).total_seconds() <= 12345
     assert agree(kept) == held
     (kept.state / "enrolment.json").unlink()
+
+
+def test_a_server_in_trouble_makes_the_pause_longer_and_never_shorter(
+    kept: Device, world: World, clock: Clock
+) -> None:
+    world.owner_server.behave("busy", "simplereenroll", retry_after=1)
+    assert waits(renew(kept, after=Told("", backoff={"failures": 20})), clock) > 19 * HOUR
+    (kept.state / "enrolment.json").unlink()
+
+
+def waits(told: Told, clock: Clock) -> timedelta:
+    assert told.backoff is not None
+    return timedelta(seconds=told.backoff["not_before"] - clock.now().timestamp())
 
 
 # --- what goes wrong ---
@@ -285,10 +306,11 @@ def test_whatever_the_server_does_the_one_in_use_stays_and_works(
     assert not list(kept.state.glob("*next*"))
 
 
-def test_one_that_does_not_last_longer_is_of_no_use(kept: Device, world: World) -> None:
+def test_one_that_does_not_last_longer_is_of_no_use(kept: Device, clock: Clock) -> None:
     held = agree(kept)
-    told = renew(kept, overdue=True)
+    told = renew(kept, overdue=True, after=Told("", backoff={"failures": 20}))
     assert (told.what, told.code) == ("refused", "renewal-brings-nothing")
+    assert waits(told, clock) > 19 * HOUR  # a CA near its end issues none the longer for haste
     assert agree(kept) == held
 
 
@@ -410,34 +432,60 @@ def test_an_expired_one_is_got_back_by_the_ways_that_are_allowed(
 def test_a_boot_gets_it_back_too_and_the_ek_helps_where_the_login_does_not(
     make_device: MakeDevice, clock: Clock, world: World
 ) -> None:
+    """But neither is asked in a pause that the companion keeps: a service that fails is started
+    again in seconds."""
     device = make_device()
     with expired(device, clock):
         device.configure({"ldevid": {"recover": ["login", "ek"]}})
         world.owner_server.behave("refuse", "simpleenroll")
+        with without_roots(device):
+            told = renew(device)
+        assert (told.what, told.code) == ("refused", "est-forbidden")
+        assert "besides that, by 'ek'" in told.words
+        State(device.state).health.write_text(json.dumps({"tpm": "well", "backoff": told.backoff}))
+        start = len(asked(world))
+        assert "[ldevid-waits]" in device.agent("provision").stderr
+        assert len(asked(world)) == start
+
+        clock.advance(2 * HOUR)
         provisioned(device)
     assert operations(world.issued(world.owner_est))[-1] == "tpmenroll"
     assert agree(device)
+    known = json.loads(State(device.state).health.read_text())
+    assert (known["tpm"], known["backoff"]["failures"]) == ("well", 0)
+
+
+@contextmanager
+def without_roots(device: Device) -> Iterator[None]:
+    """Of the makers of TPMs."""
+    roots, away = device.etc / "tpm-roots.d", device.etc / "away"
+    roots.rename(away)
+    roots.mkdir()
+    yield
+    roots.rmdir()
+    away.rename(roots)
 
 
 def test_if_no_way_is_allowed_a_person_is_asked_for(
     make_device: MakeDevice, clock: Clock, world: World
 ) -> None:
+    """The first one is got by the login all the same, and no word of a server makes us wait for
+    the end."""
     device = make_device()
+    device.configure({"ldevid": {"recover": []}})
+    assert agree(provisioned(device))
+    clock.advance(87 * DAY)
+    world.owner_server.behave("busy", retry_after=7 * 86400)
+    assert DAY < waits(renew(device), clock) <= 1.5 * DAY
+    pending = json.loads((device.state / "enrolment.json").read_text())
+    assert pending["until"] - clock.now().timestamp() <= 1.5 * 86400
     with expired(device, clock):
-        device.configure({"ldevid": {"recover": []}})
-        start = len(asked(world))
-        told = renew(device)
+        start, told = len(asked(world)), renew(device)
         assert (told.what, told.status, told.code) == ("raised", 78, "ldevid-expired")
         boot = device.agent("provision")
         assert (boot.returncode, "[ldevid-expired]" in boot.stderr) == (78, True)
         assert "Set ldevid.recover to" in boot.stderr
         assert len(asked(world)) == start
-
-
-def test_the_first_one_is_always_got_by_the_login(make_device: MakeDevice) -> None:
-    device = make_device()
-    device.configure({"ldevid": {"recover": []}})
-    assert agree(provisioned(device))
 
 
 def test_it_expires_while_a_new_one_waits_to_be_proven(
