@@ -11,7 +11,7 @@ five seconds, for ever; that heals what another one's recovery heals.
     device-id expired       renewed, DPS is told; if that fails, it fails         a good est-id
     device-id unreadable    aziot-identityd fails, for ever                       removal
     device-id missing       got anew, with a new key; DPS is not told             reprovision
-    device-id key mismatch  not noticed; the hub sees no certificate              removal, reprov.
+    device-id key mismatch  till then unnoticed; forgets the hub, fails, for ever removal, reprov.
     given up                back in the queue                                     restart
     aziot-edged-ca          as device-id, by aziot-edged; DPS is no part of it    the same
 
