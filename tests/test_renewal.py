@@ -377,6 +377,30 @@ def test_what_is_of_no_use_is_removed(kept: Device, world: World, left: bytes | 
     assert agree(kept) == held
 
 
+# --- IoT Edge is told of it ---
+
+
+def test_iot_edge_is_not_restarted_each_time_if_it_does_not_take_its_configuration(
+    kept: Device, clock: Clock
+) -> None:
+    state, program, log = State(kept.state), kept.bin / "iotedge", kept.directory / "calls"
+    given = state.registration.read_bytes()
+    state.ldevid_slot.write_text('{"slot": "ldevid"}')
+    state.registration.write_text(json.dumps({**json.loads(given), "config": "of another"}))
+    program.rename(kept.bin / "away")
+    program.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexit 1\n')
+    program.chmod(0o755)
+    for after, calls in ((0 * HOUR, 1), (HOUR / 2, 1), (HOUR, 2), (HOUR, 2)):
+        clock.advance(after)
+        told = kept.agent("health")
+        assert (told.returncode, "[iotedge-failed]" in told.stdout) == (3, True), told.stdout
+        assert log.read_text().splitlines() == ["config apply"] * calls
+    (kept.bin / "away").rename(program)
+    state.registration.write_bytes(given)
+    for path in (state.ldevid_slot, state.health):
+        path.unlink()
+
+
 # --- it does not work any more ---
 
 
