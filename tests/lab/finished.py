@@ -27,6 +27,19 @@ class End:
     config: str
 
 
+def differences(found: End, expected: End) -> list[str]:
+    """What is not as it should be, in words."""
+    said = []
+    for name, value in vars(found).items():
+        other = vars(expected)[name]
+        if isinstance(value, dict):
+            differ = {key for key in {*value, *other} if value.get(key) != other.get(key)}
+            said += [f"{name}: {key}: {value.get(key)}, not {other.get(key)}" for key in differ]
+        elif value != other:
+            said.append(f"{name}: {value}, not {other}")
+    return sorted(said)
+
+
 def end(device: Device) -> End:
     state = State(device.state)
     with Tpm(device.tcti) as tpm:
