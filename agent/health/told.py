@@ -58,8 +58,10 @@ def _came_to_nothing(state: State, confs: Sequence[Config], why: AgentError) -> 
     report, known = Report(datetime.now(UTC), problem=why), memory.load(state)
     _summary(report)
     for conf in confs:
+        before = known.textfile
         _for_prometheus(conf, known, report)
-        _kept(state, known)
+        if known.textfile != before:
+            _kept(state, known)
 
 
 def _summary(report: Report) -> None:
