@@ -39,8 +39,7 @@ def run(device: Device, *, dry: bool = False) -> Report:
     known, seen = memory.load(device.state), _look(device)
     tended = Tending(device, known, seen, dry=dry)
     actions = tended.all(lambda: _look(device))
-    if actions and not dry:
-        seen = _look(device)
+    seen = tended.seen
     report = Report(
         at=seen.at,
         certificates=seen.certificates,

@@ -73,9 +73,11 @@ class Tending:
             self.seen = again()
         back = not self.dry and was is not None and was.state not in (*IDLE, "due", "overdue")
         back = back and self._ldevid_state() == "fresh"
-        said += self._guarded(self._awakened if back else self._healed)
+        helped = [*self._guarded(self._awakened if back else self._healed)]
+        if helped and not self.dry:
+            self.seen = again()
         self.waits += self._guarded(self._open)
-        return said
+        return said + helped
 
     def _open(self) -> Iterator[str]:
         device, certificates = self.device, {each.name for each in self.seen.certificates}
