@@ -77,6 +77,14 @@ def test_rungs_that_cannot_help_are_left_out() -> None:
     assert machine.taken() == ["restart", "remove"]
 
 
+def test_what_is_tried_more_often_has_its_own_pause() -> None:
+    machine = Machine(limit=10)
+    for _ in range(25):
+        machine.run([Trouble("registration", HOUR, ("wait", "reprovision"), 8 * HOUR)])
+        machine.time += HOUR
+    assert [at for at, _, _ in machine.acts] == [HOUR, 9 * HOUR, 17 * HOUR]
+
+
 def test_what_is_well_again_begins_from_below_the_next_time() -> None:
     machine = Machine()
     for stuck in (True, True, False, True, True, True):
@@ -144,6 +152,15 @@ def test_everything_broken_for_a_month_shares_one_budget() -> None:
     assert machine.most_in_a_day() == 3
     for each in broken:  # and nobody is forgotten over the others
         assert {rung for _, name, rung in machine.acts if name == each.name} == {*RUNGS} - {"wait"}
+
+
+def test_who_is_restarted_every_day_leaves_a_turn_to_others() -> None:
+    machine = Machine(1)
+    mild = [Trouble(name, HOUR, ("wait", "restart")) for name in ("est-id", "device-id")]
+    for _ in range(4 * 24):
+        machine.run(mild)
+        machine.time += HOUR
+    assert [name for _, name, _ in machine.acts] == ["est-id", "device-id"] * 2
 
 
 def test_none_is_spent_where_none_is_allowed() -> None:
@@ -220,6 +237,7 @@ def test_it_is_kept_as_json_and_is_the_same_again() -> None:
     rungs = Ladder(lived=5000.5, boot_id="boot", uptime=100, spent=[4000.25])
     rungs.cases["est-id"] = Case("restart", 4000.25, {"invocation": "abc"}, "told")
     rungs.restarts["aziot-certd"] = 3
+    rungs.asked = {"failures": 1}
     assert of_json(json.loads(json.dumps(rungs.as_json()))) == rungs
 
 
@@ -246,6 +264,20 @@ def test_nothing_is_kept_of_a_device_that_is_well() -> None:
         {"lived": -5},
         {"lived": float("nan"), "spent": [0.0]},
         {"boot_id": 1, "uptime": {}},
+        {"lived": 10**400, "spent": [1]},
+        {"lived": 1e300},
+        {"lived": True},
+        {"lived": 9, "spent": ["1"]},
+        {"lived": 9, "spent": {"1": 2}},
+        {"boot_id": 7},
+        {"restarts": {"aziot-certd": "3"}},
+        {"restarts": {"aziot-certd": -3}},
+        {"restarts": ["aziot-certd"]},
+        {"cases": {"est-id": {"rung": "wait", "since": 0, "mark": "begun"}}},
+        {"cases": {"est-id": {"rung": "wait", "since": 0, "mark": {"file": 7}}}},
+        {"cases": {"est-id": {"rung": ["wait"], "since": 0}}},
+        {"cases": {"est-id": {"rung": "wait", "since": 0, "told": None}}},
+        {"asked": "yes"},
     ],
 )
 def test_what_makes_no_sense_is_as_if_never_known(kept: dict[str, object]) -> None:

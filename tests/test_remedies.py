@@ -1,17 +1,26 @@
 """IoT Edge's certificates get stuck in every way they can, and the companion helps, or says why
 not: at most so often a day, and never twice for one thing."""
 
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.lab import edge, pki
 from tests.lab.clock import Clock
 from tests.lab.device import Device
+from tests.lab.helped import (
+    after,
+    configure,
+    deadly,
+    first_word,
+    health,
+    kept,
+    message,
+    provisioned,
+    state,
+)
 from tests.lab.world import World
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -41,58 +50,7 @@ def device(world: World, tmp_path: Path) -> Iterator[Device]:
         yield device
 
 
-def configure(device: Device, **health: Any) -> None:
-    """What does not heal is waited for so long; else the tests would be."""
-    device.configure({"health": {"patience": "10min", **health}, "aziot": {"timeout": "6s"}})
-
-
-def health(device: Device, *arguments: str) -> dict[str, Any]:
-    done = device.agent("health", "--json", *arguments)
-    assert done.returncode in (0, 3, 4), done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return {**found, "stderr": done.stderr}
-
-
-def after(clock: Clock, device: Device, time: timedelta = HOUR) -> dict[str, Any]:
-    clock.advance(time)
-    return health(device)
-
-
-def state(report: dict[str, Any], name: str) -> str:
-    return str(next(each["state"] for each in report["certificates"] if each["name"] == name))
-
-
-def first_word(report: dict[str, Any]) -> str:
-    """Of what was done."""
-    return " ".join(report["actions"]).partition(" ")[0]
-
-
-def kept(device: Device) -> dict[str, Any]:
-    """The ladder, and its budget."""
-    found: dict[str, Any] = json.loads((device.state / "health.json").read_text())["cases"]
-    return found
-
-
-def provisioned(device: Device) -> bool:
-    return device.agent("status").returncode == 0
-
-
 # --- each way to be stuck ---
-
-
-def test_a_renewal_that_silently_stopped_is_brought_back_by_a_restart(
-    device: Device, clock: Clock
-) -> None:
-    edge.broken(device, renewals={"device-id": "stuck"})
-    clock.advance(LATE)
-    edge.awaited(device, "renewed", cert="est-id")
-    first = health(device)
-    assert (state(first, "device-id"), first["actions"]) == ("overdue", [])
-    then = after(clock, device)
-    assert then["actions"][0].startswith("restart aziot-identityd, for device-id (overdue: ")
-    assert state(then, "device-id") == "fresh"
-    assert after(clock, device)["actions"] == []
-    assert kept(device)["cases"] == {}
 
 
 def test_a_service_that_gave_up_is_taken_at_its_word(device: Device, clock: Clock) -> None:
@@ -144,23 +102,64 @@ def test_a_file_without_a_certificate_goes_with_the_restart(
 def test_what_expired_while_the_est_server_was_away_is_got_anew(
     device: Device, clock: Clock, world: World
 ) -> None:
-    world.operations_server.behave("busy", "cacerts", "simpleenroll")
+    """The server is not asked more often than it wants to be."""
+    world.operations_server.behave("busy", "cacerts", "simpleenroll", retry_after=7200)
     clock.advance(LIFE + DAY)
     reports = [health(device), *(after(clock, device) for _ in range(3))]
     for report in reports:
         assert state(report, "device-id") == "expired"
         assert report["actions"] == []
-    assert reports[-1]["problem"]["code"] == "server-busy"
+    assert {report["problem"]["code"] for report in reports[1:]} == {"server-busy"}
+    assert kept(device)["asked"]["failures"] == 2
     assert not kept(device)["spent"]
     told = [report for report in reports if "nothing is done for est-id" in report["stderr"]]
     assert len(told) == 1
 
     world.operations_server.behave()
-    for _ in range(4):
-        if state(report := after(clock, device), "device-id") == "fresh":
+    for _ in range(3):
+        if state(report := after(clock, device, 3 * HOUR), "device-id") == "fresh":
             break
     assert state(report, "device-id") == "fresh"
     assert provisioned(device)
+
+
+def test_a_device_that_works_is_not_reprovisioned_and_who_is_nobody_is_brought_back(
+    device: Device, clock: Clock, world: World
+) -> None:
+    edge.broken(device, crash=["aziot-edged"])
+    device.run(["systemctl", "restart", "aziot-edged"])
+    world.dps.behave(disabled=[device.wish.id])
+    while "auto-restart" not in health(device)["services"]["aziot-edged"]:
+        pass
+    done = [first_word(after(clock, device)) for _ in range(3)]
+    assert done == ["restart", "", ""]
+    assert provisioned(device)
+
+    edge.broken(device)
+    device.run(["systemctl", "restart", "aziot-edged"])
+    assert device.run(["iotedge", "system", "reprovision"]).returncode != 0
+    world.dps.behave()
+    assert not provisioned(device)
+    assert device.agent("needs-renewal").returncode == 0
+    assert health(device)["actions"] == []
+    [done] = after(clock, device)["actions"]
+    assert done.startswith("reprovision, for registration (aziot-identityd does not know any more")
+    assert provisioned(device)
+    assert after(clock, device)["actions"] == []
+    assert kept(device)["cases"] == {}
+
+
+def test_what_has_died_with_the_ldevid_comes_back_with_it_in_one_run(
+    device: Device, clock: Clock
+) -> None:
+    clock.advance(100 * DAY)
+    said = health(device)["actions"]
+    assert said[0].startswith("LDevID: recovered")
+    assert said[1].startswith("restart aziot-certd and aziot-identityd, for est-id (expired")
+    report = health(device)
+    assert {state(report, name) for name in ("ldevid", "est-id", "device-id")} == {"fresh"}
+    assert provisioned(device)
+    assert len(kept(device)["spent"]) == len(said) - 1 <= 2
 
 
 def test_a_service_that_fails_is_told_of_and_restarted(device: Device, clock: Clock) -> None:
@@ -181,30 +180,35 @@ def test_a_service_that_fails_is_told_of_and_restarted(device: Device, clock: Cl
 def test_what_is_broken_for_good_gets_its_share_a_day_and_no_more(
     device: Device, clock: Clock
 ) -> None:
-    configure(device, interventions=1)
-    edge.broken(device, renewals={"device-id": "retry"})
+    configure(device, interventions=1, patience="1h")
+    edge.broken(device, renewals={"est-id": "never", "device-id": "retry"})
     clock.advance(LATE)
-    edge.awaited(device, "renewed", cert="est-id")
     before = edge.certificate(device, "device-id")
     health(device)
-    day = [after(clock, device, 8 * HOUR) for _ in range(3)]
-    assert [first_word(report) for report in day] == ["restart", "", ""]
-    assert day[-1]["problem"]["code"] == "certificate-stuck"
-    assert "1 interventions per day are spent; the next is in 8 h" in day[-1]["problem"]["message"]
-    day = [after(clock, device, 8 * HOUR) for _ in range(3)]
-    assert [first_word(report) for report in day] == ["reprovision,", "", ""]
+    reports = [after(clock, device, 12 * HOUR) for _ in range(3)]
+    assert [first_word(report) for report in reports] == ["restart", "", "restart"]
+    assert "1 interventions per day are spent; the next is in 12 h" in message(reports[1])
+    done = [" ".join(report["actions"]) for report in reports]
+    assert ["for est-id" in done[0], "for device-id" in done[2]] == [True, True]
     assert edge.certificate(device, "device-id") == before  # it works still, so it stays
     assert provisioned(device)
 
 
-def test_who_wants_no_help_is_only_told(device: Device, clock: Clock) -> None:
+def test_who_wants_no_help_is_only_told_until_she_does(device: Device, clock: Clock) -> None:
     configure(device, interventions=0)
     edge.broken(device, renewals={"device-id": "stuck"})
     clock.advance(LATE)
+    edge.awaited(device, "renewed", cert="est-id")
     reports = [health(device), after(clock, device), after(clock, device)]
     assert not any(report["actions"] for report in reports)
-    assert "health.interventions is 0" in reports[1]["problem"]["message"]
+    assert "health.interventions is 0" in message(reports[1])
     assert not edge.events(device, "renewed", cert="device-id")
+    configure(device)
+    then = health(device)
+    assert then["actions"][0].startswith("restart aziot-identityd, for device-id (overdue: ")
+    assert state(then, "device-id") == "fresh"
+    assert after(clock, device)["actions"] == []
+    assert kept(device)["cases"] == {}
 
 
 def test_a_dry_run_tells_and_does_nothing(device: Device, clock: Clock) -> None:
@@ -231,52 +235,45 @@ def services(device: Device) -> str:
 # --- killed in the middle ---
 
 
-def deadly(device: Device, program: str, verb: str, *, before: bool) -> None:
-    """The next time this program is called for this, it kills who calls it: before or after it has
-    done what it was called for."""
-    own, real = device.bin / program, device.bin / "real" / program
-    if not real.parent.exists():
-        real.parent.mkdir()
-        (real.parent / "iotedge-lab.toml").symlink_to(device.bin / "iotedge-lab.toml")
-    own.rename(real)
-    own.write_text(
-        f"""#!/bin/sh
-        case " $* " in *" {verb} "*) ;; *) exec {real} "$@";; esac
-        mv {real} {own}
-        {"kill -9 $PPID" if before else f'{own} "$@"; kill -9 $PPID'}
-        """
-    )
-    own.chmod(0o755)
-
-
 def killed(device: Device, program: str, verb: str, *, before: bool) -> None:
-    """A run that is, and two that are not: one intervention, all in all."""
+    """A run that is, and one that is not: one intervention, all in all."""
     spent = len(kept(device)["spent"])
     deadly(device, program, verb, before=before)
     assert device.agent("health").returncode == -9
     assert len(kept(device)["spent"]) == spent + 1
     assert kept(device)["cases"]
-    health(device)
     last = health(device)
-    assert last["actions"] == []
-    assert kept(device)["cases"] == {}
+    assert all(case["mark"] is None for case in kept(device)["cases"].values())
     assert len(kept(device)["spent"]) == spent + 1
     assert all(unit.startswith("active") for unit in last["services"].values())
+
+
+def over(device: Device) -> None:
+    """Nothing is left to do."""
+    assert health(device)["actions"] == []
+    assert kept(device)["cases"] == {}
 
 
 def test_a_restart_that_is_cut_off_is_neither_lost_nor_done_twice(
     device: Device, clock: Clock
 ) -> None:
-    for before in (True, False):
+    for before, renewals in ((True, 1), (False, 2)):
         edge.broken(device, renewals={"device-id": "stuck"})
         clock.advance(LATE)
         health(device)
         clock.advance(HOUR)
         killed(device, "systemctl", "restart", before=before)
-        assert len(edge.events(device, "renewed", cert="device-id")) == (1 if before else 2)
+        edge.awaited(device, "renewed", renewals, cert="device-id")
+        over(device)
+        assert len(edge.events(device, "renewed", cert="device-id")) == renewals
 
 
-KILLS = [("iotedge", "stop"), ("systemctl", "start"), ("iotedge", "reprovision")]
+KILLS = [
+    ("iotedge", "stop", False),
+    ("systemctl", "start", True),
+    ("systemctl", "start", False),
+    ("iotedge", "reprovision", True),
+]
 
 
 def test_a_removal_that_is_cut_off_is_brought_to_its_end(device: Device, clock: Clock) -> None:
@@ -288,10 +285,10 @@ def test_a_removal_that_is_cut_off_is_brought_to_its_end(device: Device, clock: 
     assert first_word(after(clock, device)) == "restart"
     memory = (device.state / "health.json").read_bytes()
     clock.advance(HOUR)
-    for program, verb in KILLS:
-        for before in (True, False):
-            path.write_bytes(stuck)
-            (device.state / "health.json").write_bytes(memory)
-            killed(device, program, verb, before=before)
-            assert not path.exists()
+    for program, verb, before in KILLS:
+        path.write_bytes(stuck)
+        (device.state / "health.json").write_bytes(memory)
+        killed(device, program, verb, before=before)
+        assert not path.exists()
+    over(device)
     assert provisioned(device)

@@ -86,12 +86,16 @@ class Ladder:
         return closed
 
     def turn(self, troubles: Sequence[Trouble]) -> tuple[Trouble, Rung] | None:
-        """Whose turn it is, and the rung: the mildest, of these the first. None: all have to be
-        waited for. One remedy at a time: until it had its time, nothing is done about others."""
+        """Whose turn it is, and the rung: the mildest, of these who has waited longest, then the
+        first. None: all have to be waited for. One remedy at a time: until it had its time, nothing
+        is done about others."""
         if any(self._at_work(each) for each in troubles):
             return None
         turns = [(each, self.next(each)) for each in troubles if self.left(each) <= 0]
-        return min(turns, key=lambda turn: RUNGS.index(turn[1]), default=None)
+        return min(turns, key=self._order, default=None)
+
+    def _order(self, turn: tuple[Trouble, Rung]) -> tuple[int, float]:
+        return RUNGS.index(turn[1]), self.cases[turn[0].name].since
 
     def next(self, trouble: Trouble) -> Rung:
         """After the last rung, when it had its time, all begins again."""
