@@ -101,6 +101,14 @@ def test_a_lockout_passes_by_itself_and_a_tpm_that_tells_nothing_is_no_failure()
     assert verdict(report(FRESH, tpm=TpmUnavailable("it is away", tcti="device"))) == 0
 
 
+def test_what_is_not_done_yet_is_not_well_though_all_certificates_are() -> None:
+    it = report(FRESH, waits=["aziot-edged fails"])
+    assert verdict(it) == 3
+    assert "aziot-edged fails." in list(as_text(it))
+    assert as_json(it)["waits"] == ["aziot-edged fails"]
+    assert verdict(Report(START)) == 0  # a look at nothing
+
+
 # --- what changed --------------------------------------------------------------------------------
 
 

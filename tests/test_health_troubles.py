@@ -10,10 +10,14 @@ from typing import Any, get_args
 import pytest
 
 from agent import store
+from agent.config import Config, Dps
 from agent.errors import EstForbidden, ServerBusy, TokenUnreadable
 from agent.health import memory, tending
 from agent.health.judge import Condition
+from agent.health.services import Unit
+from agent.health.waits import waits
 from agent.state import State
+from agent.steps.registration import was_provisioned
 from tests.lab import edge, pki
 from tests.lab.clock import Clock
 from tests.lab.device import Device
@@ -178,6 +182,28 @@ def test_a_service_that_fails_is_not_well(device: Device) -> None:
     assert found["waits"] or "aziot-edged active" in str(found["services"])
     edge.broken(device)
     device.run(["systemctl", "restart", "aziot-edged"])
+
+
+def test_what_is_not_done_yet_is_told(tmp_path: Path) -> None:
+    conf, state = Config(dps=Dps(id_scope="0ne")), State(tmp_path)
+
+    def told(*units: Unit, **cases: Any) -> list[str]:
+        return list(waits(conf, state, lambda: "d", {each.name: each for each in units}, cases))
+
+    state.registration.write_text('{"given": "of a first boot that failed"}')
+    assert not was_provisioned(state)
+    assert told() == ["IoT Edge is not provisioned with its configuration yet"]
+    state.registration.write_text('{"config": "digest"}')
+    assert was_provisioned(state)
+    assert told() == []
+    state.ldevid_next.write_text("a certificate")
+    down = Unit("aziot-edged", "failed", "failed", "exit-code", 0, "")
+    found = told(down, **{"aziot-edged": {}, "aziot-keyd": {}})
+    assert found == [
+        "A renewed LDevID has not taken its place yet",
+        "aziot-edged fails",
+        "aziot-keyd is being helped",
+    ]
 
 
 # --- one refusal ---
