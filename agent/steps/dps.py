@@ -1,11 +1,12 @@
 """DPS, asked whether it is there, before a registration that works is given up for another."""
 
 import ssl
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
 from agent.config import Config
-from agent.errors import ServerBusy
+from agent.errors import ServerBusy, TrustUnreadable
 
 SECONDS, VERSION = 30, "2021-06-01"  # of DPS' API (Runtime Registration)
 
@@ -15,15 +16,20 @@ BUSY = HTTPStatus.TOO_MANY_REQUESTS
 def there(conf: Config, who: str) -> None:
     """It would answer a registration: over TLS, with the CAs of the system, which are those that
     IoT Edge uses for it, and by no 429 or 5xx. Who does not log in is turned away by anything else.
-    Where the system has no CAs in one file, nobody is asked. Raises what `Https.request` does, and
+    Where the system has no CAs in one file that we can read, nobody is asked. Raises what `Https.request` does, and
     ServerBusy."""
-    from agent.http import Https, host_of, retry_after  # most runs ask nobody, and need it not
-
     trust = _system_cas()
     if trust is None:
         return
+    with suppress(TrustUnreadable):
+        _ask(conf, who, trust)
+
+
+def _ask(conf: Config, who: str, trust: Path) -> None:
+    from agent.http import Https, host_of, retry_after  # most runs ask nobody, and need it not
+
     at = f"{conf.dps.endpoint}/{conf.dps.id_scope}/registrations/{who}/operations/none"
-    with Https(Path(trust), timeout=SECONDS) as https:
+    with Https(trust, timeout=SECONDS) as https:
         reply = https.request("GET", f"{at}?api-version={VERSION}")
     if reply.status < HTTPStatus.INTERNAL_SERVER_ERROR and reply.status != BUSY:
         return
