@@ -16,8 +16,8 @@ BUSY = HTTPStatus.TOO_MANY_REQUESTS
 def there(conf: Config, who: str) -> None:
     """It would answer a registration: over TLS, with the CAs of the system, which are those that
     IoT Edge uses for it, and by no 429 or 5xx. Who does not log in is turned away by anything else.
-    Where the system has no CAs in one file that we can read, nobody is asked. Raises what `Https.request` does, and
-    ServerBusy."""
+    Where the system has no CAs in one file that we can read, nobody is asked. Raises what
+    `Https.request` does, and ServerBusy."""
     trust = _system_cas()
     if trust is None:
         return
