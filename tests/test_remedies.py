@@ -3,7 +3,6 @@ not: at most so often a day, and never twice for one thing."""
 
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,10 @@ from tests.lab.helped import (
     kept,
     message,
     provisioned,
+    services,
     state,
 )
+from tests.lab.shelf import Shelf, starts
 from tests.lab.world import World
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -40,13 +41,23 @@ def world(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[Wo
         yield world
 
 
-@pytest.fixture
-def device(world: World, tmp_path: Path) -> Iterator[Device]:
-    world.operations_server.behave()
-    with Device(world, tmp_path / "device") as device:
+@pytest.fixture(scope="module")
+def shelf(world: World, clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    with Device(world, tmp_path_factory.mktemp("remedies") / "device") as device:
         done = device.agent("provision")
         assert done.returncode == 0, done.stderr
         configure(device)
+        return Shelf(device, clock)
+
+
+@pytest.fixture
+def device(world: World, shelf: Shelf) -> Iterator[Device]:
+    """Just provisioned."""
+    world.operations_server.behave()
+    world.dps.behave()
+    with shelf.taken() as device:
+        starts(device)
+        assert provisioned(device)
         yield device
 
 
@@ -226,10 +237,6 @@ def test_a_dry_run_tells_and_does_nothing(device: Device, clock: Clock) -> None:
     assert would[0].startswith("would restart aziot-identityd, for device-id (overdue: ")
     assert "but not" not in would[0]
     assert (services(device), (device.state / "health.json").read_bytes()) == (units, memory)
-
-
-def services(device: Device) -> str:
-    return device.run(["systemctl", "show", "aziot-certd", "aziot-identityd"]).stdout
 
 
 # --- killed in the middle ---

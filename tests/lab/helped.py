@@ -46,6 +46,10 @@ def provisioned(device: Device) -> bool:
     return device.agent("status").returncode == 0
 
 
+def services(device: Device) -> str:
+    return device.run(["systemctl", "show", "aziot-certd", "aziot-identityd"]).stdout
+
+
 def message(report: dict[str, Any]) -> str:
     """What keeps it from being done."""
     return str(report["problem"]["message"])
