@@ -41,6 +41,7 @@ def well_behaved(world: World) -> Iterator[None]:
     yield
     world.owner_server.behave()
     world.owner_server.lifetime(90 * DAY)
+    world.dps.behave(retry_after=0)
 
 
 @pytest.fixture(scope="module")
