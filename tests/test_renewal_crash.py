@@ -120,7 +120,7 @@ class Stages:
         """All that went wrong is told together."""
         first = self._stages[0]
         found: list[Played] = self._together(lambda each: each.play(scene, traced=each is first))
-        places = sampled(own(found[0].places, self._common))[:: 3 if scene.busy else 1]
+        places = sampled(own(found[0].places, self._common))[:: scene.every]
         self._common = self._common or found[0].places
         free: SimpleQueue[tuple[Stage, Played]] = SimpleQueue()
         for each in zip(self._stages, found, strict=True):
