@@ -8,6 +8,7 @@ import pytest
 
 import agent
 from agent import config
+from tests.lab import units
 from tests.lab.process import TOP, run
 from tests.package import chroot, deb
 from tests.package.chroot import Chroot
@@ -190,8 +191,7 @@ def test_upgrade_downgrade_and_removal_keep_the_state_and_purge_leaves_no_trace(
 
     minimal.run("apt-get", "-q", "-y", "install", new)
     brought = {path for path, what in of_the_device(minimal).items() if kept.get(path) != what}
-    timers = ("tpm2cloud-health.timer", "tpm2cloud-health-boot.timer")
-    assert brought == {f"{WANTS}/timers.target.wants/{timer}" for timer in timers}
+    assert brought == {f"{WANTS}/timers.target.wants/{timer}" for timer in units.TIMERS}
     minimal.sh(f"rm {WANTS}/timers.target.wants/tpm2cloud-health-boot.timer")  # an admin disables
     kept = of_the_device(minimal)
     minimal.run("apt-get", "-q", "-y", "--allow-downgrades", "install", old)

@@ -12,7 +12,7 @@ from tests.lab import units
 
 SERVICE = units.ours(units.HEALTH)
 FIRSTBOOT = units.ours(units.FIRSTBOOT)
-HOURLY, AT_BOOT = (units.read(units.OURS / timer) for timer in units.TIMERS)
+HOURLY, AT_BOOT, AT_JUMP = (units.read(units.OURS / timer) for timer in units.TIMERS)
 # What may differ between our services: the rest is what they have in common.
 OF_ITS_OWN = {
     *("Unit.Description", "Unit.Before", "Unit.After", "Unit.StartLimitIntervalSec"),
@@ -77,10 +77,17 @@ def test_no_run_is_without_a_delay_of_the_devices_own() -> None:
         assert span(timer, "Timer.RandomizedDelaySec") >= timedelta(minutes=10)
 
 
+def test_when_the_clock_jumps_the_timer_with_the_delay_counts_anew() -> None:
+    assert AT_JUMP["Timer.OnClockChange"] == ["yes"]
+    [counts] = AT_JUMP["Timer.Unit"]
+    [command] = units.read(units.OURS / counts)["Service.ExecStart"]
+    assert command == f"/usr/bin/systemctl --no-block restart {units.TIMERS[1]}"
+
+
 def test_it_runs_when_a_run_was_missed_and_soon_after_a_boot() -> None:
     assert HOURLY["Timer.Persistent"] == ["yes"]
     assert AT_BOOT["Timer.Unit"] == [units.HEALTH]
-    first = span(AT_BOOT, "Timer.OnBootSec")
+    first = span(AT_BOOT, "Timer.OnActiveSec")
     assert first + span(AT_BOOT, "Timer.RandomizedDelaySec") <= timedelta(minutes=15)
 
 
@@ -92,7 +99,7 @@ def test_a_boot_starts_the_timers_and_nobody_waits_for_them_or_it(
     assert units.HEALTH not in started
     for each in (units.HEALTH, *units.TIMERS):
         waiting = {unit for unit, of in boot.items() if each in of.get("After", [])}
-        assert waiting <= {"shutdown.target", "timers.target", units.HEALTH}
+        assert waiting <= {"shutdown.target", "timers.target", units.HEALTH, *AT_JUMP["Timer.Unit"]}
     assert not {unit for unit, of in boot.items() if "timers.target" in of.get("After", [])}
 
 

@@ -9,7 +9,11 @@ from agent.lint.image import Image
 from agent.lint.rules import Finding
 
 OURS = ("tpm2cloud-firstboot.service", "tpm2cloud.target")  # the target starts the service
-TIMERS = ("tpm2cloud-health.timer", "tpm2cloud-health-boot.timer")
+TIMERS = (
+    "tpm2cloud-health.timer",
+    "tpm2cloud-health-boot.timer",
+    "tpm2cloud-health-clock.timer",
+)
 SOCKETS = ("aziot-keyd.socket", "aziot-certd.socket", "aziot-identityd.socket")
 TPMD = "aziot-tpmd.socket"
 ACTIVATED = tuple(socket.replace(".socket", ".service") for socket in (*SOCKETS, TPMD))

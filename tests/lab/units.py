@@ -10,7 +10,11 @@ OURS = TOP / "systemd"
 SYSTEM = Path("/lib/systemd/system")
 FIRSTBOOT = "tpm2cloud-firstboot.service"
 HEALTH = "tpm2cloud-health.service"
-TIMERS = ("tpm2cloud-health.timer", "tpm2cloud-health-boot.timer")
+TIMERS = (
+    "tpm2cloud-health.timer",
+    "tpm2cloud-health-boot.timer",
+    "tpm2cloud-health-clock.timer",
+)
 COMMON = OURS / "tpm2cloud-.service.d/00-tpm2cloud.conf"  # of all our services
 DAEMONS = ("keyd", "certd", "identityd", "tpmd")
 SOCKETS = (*(f"aziot-{name}.socket" for name in DAEMONS), "aziot-edged.mgmt.socket",

@@ -14,7 +14,7 @@ SERIAL = "SN-0001"
 AZIOT = "aziot-keyd aziot-certd aziot-identityd aziot-edged"
 CRITICAL_CHAIN = "systemd-analyze critical-chain multi-user.target"
 AFTER = "systemctl list-dependencies --after --plain multi-user.target"
-TIMERS = "tpm2cloud-health.timer tpm2cloud-health-boot.timer"
+TIMERS = "tpm2cloud-health.timer tpm2cloud-health-boot.timer tpm2cloud-health-clock.timer"
 HEALTH = f"systemctl start {COMPANION}"  # and wait for its end
 # What remedies need, in the sandbox that all our services have: a unit of our prefix gets it.
 PROBE = """\

@@ -49,7 +49,7 @@ def test_an_upgrade_of_the_package_changes_nothing(twin: Twin, watched: Watched)
     assert machine.shell.output("dpkg-query -W -f '${Version}' tpm2cloud").endswith("+next")
     assert machine.shell.output(SUMS) == sums
     assert shows(machine, *kept) == service
-    assert machine.shell.output(f"systemctl is-active {TIMERS}").split() == ["active"] * 2
+    assert machine.shell.output(f"systemctl is-active {TIMERS}").split() == ["active"] * 3
     machine.power_off()
     machine.power_on()
     ends_well(machine)
