@@ -52,7 +52,7 @@ def rungs(found: Sequence[Stuck]) -> dict[str, Sequence[Rung]]:
         ("est-id", "expired", ("wait", "restart", "remove")),
         ("device-id", "expired", RUNGS),
         ("device-id", "missing", ("wait", "restart", "reprovision")),
-        ("device-id", "key mismatch", ("wait", "restart", "remove")),
+        ("device-id", "key mismatch", ("wait", "remove")),
         ("aziot-edged-ca", "expired", ("wait", "restart", "remove")),
     ],
 )

@@ -24,8 +24,10 @@ is not there, alone: nothing is lost by it. It is no help to a service that fail
 is late. Who is nobody all the same, with a device-id that is good, is not by itself anybody again
 before the service's next start, which may be years: that is a trouble of its own.
 
-Files that hold no certificate go with the restart: that loses nothing. And nothing is removed that
-still works, est-id neither: if nobody issued another, the device would be lost before its time.
+A device-id for another key goes unnoticed until aziot-identityd starts, which then forgets the hub:
+so that is not restarted before the certificate is removed. Files that hold none go with a restart:
+that loses nothing. And nothing is removed that still works, est-id neither: if nobody issued
+another, the device would be lost before its time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +50,7 @@ HELPS: Mapping[Condition, Sequence[Rung]] = {
     "no longer auto-renewed": MILD,
     "missing": BROKEN,
     "unreadable": BROKEN,
-    "key mismatch": BROKEN,
+    "key mismatch": ("wait", "remove"),
 }
 LOST: Mapping[Condition, Sequence[Rung]] = {  # of a device-id
     "expired": ladder.RUNGS,
