@@ -163,15 +163,16 @@ def own(places: list[Place], common: list[Place]) -> list[Place]:
 
 def sampled(places: list[Place]) -> list[Place]:
     """All that puts a file into its place or takes it away, changes the token or the TPM, or has to
-    do with programs; one of the steps to every third new file; and every eighth of what cannot
-    differ much: messages, waiting, syncing, and the token's journal, which test_pkcs11_crash is
-    about."""
+    do with programs. The more places, the less of the rest: one of the steps to a new file, to some
+    of them; and some of what cannot differ much: messages, waiting, syncing, and the token's
+    journal, which test_pkcs11_crash is about."""
+    every, every_file = 1 + len(places) // 20, 1 + len(places) // 60
     minor = [place for place in places if is_minor(place)]
-    left_out = {place for n, place in enumerate(minor) if n % 8}
+    left_out = {place for n, place in enumerate(minor) if n % every}
     steps = [place for place in places if place.what.endswith(".new")]
     for n, file in enumerate(dict.fromkeys(place.what for place in steps)):
         of = [place for place in steps if place.what == file]
-        left_out |= {*of} - ({of[n // 3 % len(of)]} if n % 3 == 0 else set())
+        left_out |= {*of} - ({of[n // every_file % len(of)]} if n % every_file == 0 else set())
     return [place for place in places if place not in left_out]
 
 
