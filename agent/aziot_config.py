@@ -176,10 +176,10 @@ def backup_for(path: Path) -> Path | None:
     """
     if not path.exists():
         return None
-    first = path.with_name(f"{path.name}.before-tpm2cloud")
-    if not first.exists():
+    now, first = path.read_bytes(), path.with_name(f"{path.name}.before-tpm2cloud")
+    if not first.exists() and not now.startswith(_HEAD.encode()):
         return first
-    kept = first.read_bytes() == path.read_bytes()
+    kept = first.exists() and first.read_bytes() == now
     return None if kept else path.with_name(f"{path.name}.previous")
 
 

@@ -282,3 +282,10 @@ def test_the_operators_file_is_kept_for_ever_and_later_states_beside_it(tmp_path
     assert backup_for(file) is None  # killed between backup and replacement
     file.write_text("# ours, and edited")
     assert backup_for(file) == tmp_path / "config.toml.previous"
+
+
+def test_our_own_file_is_not_taken_for_the_operators(tmp_path: Path) -> None:
+    """She had none, and now it changes for the first time."""
+    file = tmp_path / "config.toml"
+    file.write_bytes(render(b"", METHODS["tpm"], FILE))
+    assert backup_for(file) == tmp_path / "config.toml.previous"
