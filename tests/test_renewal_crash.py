@@ -120,7 +120,8 @@ class Stages:
         """All that went wrong is told together."""
         first = self._stages[0]
         found: list[Played] = self._together(lambda each: each.play(scene, traced=each is first))
-        places = sampled(own(found[0].places, self._common))[:: scene.every]
+        places = own(found[0].places, self._common)
+        places = places if scene.whole else sampled(places)[:: scene.every]
         self._common = self._common or found[0].places
         free: SimpleQueue[tuple[Stage, Played]] = SimpleQueue()
         for each in zip(self._stages, found, strict=True):

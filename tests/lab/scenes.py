@@ -39,7 +39,8 @@ class Scene:
     """`happens` to a device as the scene `after` left it, or to one that was just provisioned, and
     the next run of the companion deals with it. `expired`: the LDevID. `busy`: IoT Edge fails and
     tries again, and has keys and certificates of its own from that. `every`: of the places to
-    cut it off, so many-th is enough (test_remedies cuts remedies off, too)."""
+    cut it off, so many-th is enough (test_remedies cuts remedies off, too). `whole`: it is cut off
+    at every single one."""
 
     name: str
     happens: Callable[["Home", Device], None]
@@ -48,6 +49,7 @@ class Scene:
     expired: bool = False
     busy: bool = False
     every: int = 1
+    whole: bool = False
 
 
 def is_provisioned(home: "Home", device: Device) -> None:
@@ -131,7 +133,7 @@ _SCENES = [  # in this order: time goes on
     Scene("provisioned", is_provisioned, ""),
     Scene("restart", hangs, every=2),
     Scene("removal", mismatches, every=2),
-    Scene("renewal", is_due),
+    Scene("renewal", is_due, whole=True),
     Scene("rekey", goes_on, "renewal", {"ldevid": {"rekey": True}}),
     Scene("roll-over", is_succeeded, "renewal"),
     Scene("recovery", expires, "renewal", expired=True),
