@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import TypeVar
 
@@ -82,6 +82,12 @@ def at(step: Step, act: Callable[[], T]) -> T:
     except AgentError as e:
         e.step = step.name
         raise
+
+
+def complete(steps: Iterable[Step]) -> None:
+    """Each is done afterwards, without a word where all goes well. Raises what one fails of."""
+    for step in steps:
+        at(step, partial(converge, step))
 
 
 def converge(step: Step) -> tuple[Event, str, str]:

@@ -5,10 +5,9 @@ again, with pauses that grow; the certificate in use stays in use all the while.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import Literal
 
 from agent import plan, store
@@ -120,7 +119,7 @@ class _Run:
             return ("renewed" if how else "completed"), how or "an earlier run had begun it"
         what, how = self._renewed() if ours.works() else ("recovered", ldevid_recover.recover(ours))
         if self._iotedge_is_behind():
-            _converge(self._of_iotedge())
+            plan.complete(self._of_iotedge())
         return what, how
 
     def failed(self, error: AgentError, backoff: Backoff, now: datetime) -> Outcome:
@@ -136,14 +135,14 @@ class _Run:
         is wrong with IoT Edge, which is no reason not to renew. Raises what keeps that certificate
         from being proven: until it is, there is no need for another."""
         ours = self.ours
-        _converge(self._of_ours())
+        plan.complete(self._of_ours())
         if how := ldevid_rekey.resume(ours):
-            _converge(self._of_ours())
+            plan.complete(self._of_ours())
         how = ldevid_renewal.accept(ours, ours.state, HANDLE) or how
         if not self._iotedge_is_behind():
             return how, None
         try:
-            _converge(self._of_iotedge())
+            plan.complete(self._of_iotedge())
         except (Later, Refused) as e:
             return how, e
         if how is None and ldevid_rekey.left_over(ours.state):
@@ -191,8 +190,3 @@ class _Run:
         except (Refused, TpmError, ConfigError) as e:
             refused.args = (f"{refused}; nor is another to be had: {e} [{e.code}]",)
             raise refused from e
-
-
-def _converge(steps: Iterable[Step]) -> None:
-    for step in steps:
-        plan.at(step, partial(plan.converge, step))

@@ -15,13 +15,13 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from cryptography.x509 import Certificate
 
 from agent import anchors, inputs, store, x509
 from agent.anchors import Trust
+from agent.backoff import jitter
 from agent.config import Config, LdevidEst, Operational
 from agent.errors import AgentError, EstUnauthorized, TlsClientRefused, TrustUnreadable
 from agent.state import State
@@ -112,8 +112,7 @@ def next_time(anchor: Certificate, last: datetime | None, seed: bytes) -> dateti
 
 def _own(seed: bytes, anchor: Certificate) -> float:
     """A share from 0 to 1: the same each time, for each device another."""
-    digest = sha256(seed + x509.fingerprint(anchor).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return jitter(seed + x509.fingerprint(anchor).encode())
 
 
 # --- and what ---

@@ -8,7 +8,6 @@ as each part sees fit. Where nothing is due, nobody is asked.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 from agent import journal, plan
 from agent.backoff import Backoff, pause
@@ -227,8 +226,7 @@ class Tending:
 
     def _told(self, before: Backoff) -> None:
         try:
-            for step in self._of_iotedge():
-                plan.at(step, partial(plan.converge, step))
+            plan.complete(self._of_iotedge())
         except AgentError:
             failures = before.failures + 1
             until = self.seen.at + pause(failures, self.device.who(), overdue=True)
