@@ -1,48 +1,30 @@
 """The configuration: declared once, as frozen dataclasses, with defaults for a stock device."""
 
-import dataclasses
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Literal
 
 from agent import schema
-from agent.errors import ConfigError
+from agent.config_files import files, of_files
+from agent.urls import HOST, https_problem, proxy_problem
 
 ETC = Path("/etc/tpm2cloud")
 VAR = Path("/var/lib/tpm2cloud")
-T = TypeVar("T")
+SYSTEM_CAS = Path("/etc/ssl/certs/ca-certificates.crt")  # ca-certificates
 Problems = Iterator[tuple[str, str]]
-HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*(:[0-9]{1,5})?")
 PERCENT = re.compile("[1-9][0-9]?%")
+NEVER = "never"  # instead of a percentage: it is not renewed
+API_VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(-preview)?")
+TOKEN_LEAST = timedelta(seconds=121)  # azure-iot-device wants a new one 120 s before the end
+TOKEN_MOST = timedelta(days=365)
 LATEST = 0.95  # of a lifetime: what is left is for trying again
-HOST_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}|[0-9A-Fa-f:]+")  # RFC 1123, 2.1; IPv6
 
 
 def share(percent: str) -> float:
     return int(percent.removesuffix("%")) / 100
-
-
-def https_problem(url: str) -> str | None:
-    """What is wrong with an https URL, or None."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as e:
-        return f"is not a URL: {e}"
-    if parts.scheme != "https" or not parts.hostname:
-        return f"must be https://HOST..., not {url!r}"
-    if not all(map(HOST_LABEL.fullmatch, parts.hostname.removesuffix(".").split("."))):
-        return f"must name a host, not {parts.hostname!r}"
-    if not url.isascii() or not url.isprintable() or " " in url:
-        return "must be plain ASCII without blanks"
-    if parts.username or parts.query or parts.fragment:
-        return "must not contain a user, a query or a fragment"
-    return None
 
 
 def login_problems(url: str, auth: str, username: str | None) -> Problems:
@@ -58,7 +40,7 @@ def login_problems(url: str, auth: str, username: str | None) -> Problems:
 class Device:
     id: str = "{serial}"
     moved: Literal["start-over", "stop"] = "start-over"
-    target: Literal["edge"] = "edge"
+    target: Literal["edge", "device"] = "edge"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +113,14 @@ class Ldevid:
         if self.est and self.ca:
             yield "ca", "give either [ldevid.est] or [ldevid.ca]"
         shares = {"renew_at": self.renew_at, "spread": self.spread}
+        if self.renew_at == NEVER:
+            del shares["renew_at"]
         wrong = [name for name, text in shares.items() if not PERCENT.fullmatch(text)]
         for name in wrong:
             yield name, f"must be '1%' to '99%' of the lifetime, not {shares[name]!r}"
-        if not wrong and share(self.renew_at) + share(self.spread) > LATEST:
+        if wrong or self.renew_at == NEVER:
+            return
+        if share(self.renew_at) + share(self.spread) > LATEST:
             yield "spread", f"with renew_at it comes to more than {LATEST:.0%} of the lifetime"
 
 
@@ -142,7 +128,7 @@ class Ldevid:
 class Pkcs11:
     store: Path = VAR / "pkcs11"
     token: str = "edge"  # noqa: S105  (a label)
-    owner: str = "aziotks"
+    owner: str | None = None
     library: Path | None = None
 
     def problems(self) -> Problems:
@@ -167,7 +153,7 @@ class Operational:
                 yield "url", "required, for issued_by = 'est'"
             else:
                 yield from login_problems(self.url, self.auth, self.username)
-        if not PERCENT.fullmatch(self.renew_at):
+        if not PERCENT.fullmatch(self.renew_at) and self.renew_at != NEVER:
             yield "renew_at", f"must be '1%' to '99%' of the lifetime, not {self.renew_at!r}"
 
 
@@ -206,12 +192,52 @@ class Dps:
     id_scope: str
     endpoint: str = "https://global.azure-devices-provisioning.net"
     attestation: Literal["x509", "tpm"] = "x509"
+    enrolment: Literal["group", "individual"] | None = None
+    api_version: str = "2021-06-01"
+    trust: Path = SYSTEM_CAS
+    payload: Path | None = None
+    fleet: int = 1000
 
     def problems(self) -> Problems:
         if what := https_problem(self.endpoint):
             yield "endpoint", what
         if not self.id_scope.strip():
             yield "id_scope", "must not be empty"
+        if not API_VERSION.fullmatch(self.api_version):
+            yield "api_version", f"must be like '2021-06-01', not {self.api_version!r}"
+        if self.attestation == "tpm" and self.enrolment == "group":
+            yield "enrolment", "must be 'individual', for attestation = 'tpm': DPS has no groups"
+        if self.fleet < 1:
+            yield "fleet", "must be at least 1: how many devices register with this service"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """How a device without IoT Edge talks to its IoT Hub."""
+
+    transport: Literal["mqtt", "websockets"] = "mqtt"
+    token_lifetime: timedelta = timedelta(hours=1)
+
+    def problems(self) -> Problems:
+        if not TOKEN_LEAST <= self.token_lifetime <= TOKEN_MOST:
+            yield "token_lifetime", "must be from 121 seconds to 365 days"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """The HTTP proxy to all servers; its password is the credential proxy-password."""
+
+    url: str
+    username: str | None = None
+    password_file: Path | None = None
+
+    def problems(self) -> Problems:
+        if what := proxy_problem(self.url):
+            yield "url", what
+        if self.password_file and not self.username:
+            yield "password_file", "has no meaning without username"
+        if self.username and ":" in self.username:
+            yield "username", "must not contain a ':' (RFC 7617)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,13 +260,23 @@ class Config:
     edge_ca: EdgeCa | None = None
     aziot: Aziot = field(default_factory=Aziot)
     health: Health = field(default_factory=Health)
+    hub: Hub | None = None
+    proxy: Proxy | None = None
+
+    @property
+    def for_edge(self) -> bool:
+        """IoT Edge is on board, and talks to Azure; otherwise we do."""
+        return self.device.target == "edge"
+
+    @property
+    def token_owner(self) -> str:
+        """The user whose the PKCS#11 token is: that of IoT Edge's key service."""
+        return self.pkcs11.owner or ("aziotks" if self.for_edge else "root")
 
     def problems(self) -> Problems:
-        if self.dps.attestation == "x509":
-            if self.ldevid is None:
-                yield "ldevid", "required, for dps.attestation = 'x509'"
-            if self.operational is None:
-                yield "operational", "required, for dps.attestation = 'x509'"
+        yield from self._of_x509() if self.dps.attestation == "x509" else ()
+        yield from self._of_edge() if self.for_edge else self._of_device()
+        yield from self._of_individual()
         est = self.ldevid and self.ldevid.est
         if est and est.auth == "mtls" and not self.idevid.require:
             yield "idevid.require", "must be true, for ldevid.est.auth = 'mtls'"
@@ -248,17 +284,37 @@ class Config:
         if self.edge_ca and self.edge_ca.issued_by == "est" and not by_est:
             yield "edge_ca.issued_by", "'est' needs operational.issued_by = 'est'"
 
+    def _of_x509(self) -> Problems:
+        if self.ldevid is None:
+            yield "ldevid", "required, for dps.attestation = 'x509'"
+        if self.operational is None and self.for_edge:
+            yield "operational", "required, for dps.attestation = 'x509'"
 
-def files(path: Path, drop_ins: str = "config.d") -> list[Path]:
-    """The file itself, then its drop-ins `config.d/*.toml` in the order of their names. Raises
-    ConfigError: glob() would pass over a directory that may not be read."""
-    try:
-        found = sorted((path.parent / drop_ins).iterdir())
-    except FileNotFoundError:
-        found = []
-    except OSError as e:
-        raise ConfigError(f"cannot read '{e.filename}': {e.strerror}") from e
-    return [path, *(each for each in found if each.suffix == ".toml")]
+    def _of_edge(self) -> Problems:
+        if self.hub is not None:
+            yield "hub", "has no meaning with device.target = 'edge': IoT Edge talks to the hub"
+
+    def _of_device(self) -> Problems:
+        if self.operational is not None and self.operational.issued_by != "static":
+            yield (
+                "operational.issued_by",
+                "must be 'static', for device.target = 'device': DPS sees the LDevID",
+            )
+        if self.edge_ca is not None:
+            yield "edge_ca", "has no meaning with device.target = 'device'"
+
+    def _of_individual(self) -> Problems:
+        """DPS then knows the one certificate, and would turn away the one that comes after it."""
+        if self.dps.attestation != "x509" or self.dps.enrolment != "individual":
+            return
+        by_est = self.operational is not None and self.operational.issued_by == "est"
+        section: Ldevid | Operational | None = self.operational if by_est else self.ldevid
+        if section is not None and section.renew_at != NEVER:
+            yield (
+                f"{'operational' if by_est else 'ldevid'}.renew_at",
+                "must be 'never', for dps.enrolment = 'individual': DPS knows this certificate "
+                "only, and refuses a renewed one; enrol a group to have it renewed",
+            )
 
 
 def load(path: Path) -> Config:
@@ -268,41 +324,3 @@ def load(path: Path) -> Config:
 
 def read(path: Path) -> tuple[Config, schema.Tree]:
     return of_files(Config, files(path))
-
-
-def of_files(
-    cls: type[T], paths: Sequence[Path], error: type[ConfigError] = ConfigError
-) -> tuple[T, schema.Tree]:
-    """What these files say, later ones over earlier ones, as a `cls`; and which of them says what.
-    Raises `error`."""
-    found = schema.Found(paths[0])
-    tree = schema.read(paths, found)
-    config = None if found.problems else schema.build(cls, tree, found)
-    if found.problems or config is None:
-        raise error("cannot use the configuration:\n  " + "\n  ".join(found.problems))
-    return config, tree
-
-
-def effective(config: Any, tree: schema.Tree) -> Iterator[tuple[str, Any, str]]:
-    """Each setting as it counts: path, value, and the file it comes from or 'default'."""
-    origins = {at: str(leaf.origin) for at, leaf in schema.leaves(tree)}
-    for at, value in _walk(config, ""):
-        yield at, value, origins.get(at, "default")
-
-
-def written(value: Any) -> str:
-    """A setting as it could stand in the file."""
-    if isinstance(value, timedelta):
-        value = f"{value.total_seconds():g}s"
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(written, value))}]"
-    return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
-
-
-def _walk(section: Any, at: str) -> Iterator[tuple[str, Any]]:
-    for each in dataclasses.fields(section):
-        value = getattr(section, each.name)
-        if dataclasses.is_dataclass(value):
-            yield from _walk(value, f"{at}{each.name}.")
-        elif value is not None:
-            yield at + each.name, value

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from agent import schema
-from agent.config import ETC, Chip, Problems, files, login_problems, of_files
+from agent.config import ETC, Chip, Problems, login_problems
+from agent.config_files import files, of_files
 from agent.errors import FactoryConfigError
 
 FILE = ETC / "manufacture.toml"

@@ -51,7 +51,7 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
     yield srk(tpm, config.tpm.key)
     yield same_tpm(tpm, config, state)
     if config.ldevid is not None:
-        ours = Token(config.pkcs11, state)
+        ours = Token(config, state)
         yield ldevid_key(tpm, state, config.tpm.key, ours.recover, load)
         yield token(tpm, ours, state)
         yield ldevid_cert(Ldevid(tpm, config, state, who))

@@ -98,6 +98,17 @@ class State:
         return self.directory / "registration.json"
 
     @property
+    def assignment(self) -> Path:
+        """Without IoT Edge: the hub that DPS assigned, and what it was asked with; with attestation
+        by TPM also the hub key, wrapped by the SRK."""
+        return self.directory / "assignment.json"
+
+    @property
+    def turn(self) -> Path:
+        """When DPS may be asked: the turn of this device in its fleet, and pauses."""
+        return self.directory / "turn.json"
+
+    @property
     def failure(self) -> Path:
         """Why the last run stopped; gone after one that did not."""
         return self.directory / "failure.json"
@@ -118,6 +129,8 @@ class State:
             self.pins,
             self.pending,
             self.registration,
+            self.assignment,
+            self.turn,
             self.health,
         )
 

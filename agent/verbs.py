@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent import config, config_factory, credentials, events, journal, store
+from agent import config, config_factory, config_files, credentials, events, journal, store
 from agent.errors import AgentError, DiskFull, NoPermission, SecretUnreadable
 from agent.state import State, write_json
 
@@ -135,7 +135,7 @@ def identity(args: argparse.Namespace) -> int:
 
 def _config_or_default(args: argparse.Namespace) -> tuple[bool, config.Config]:
     """For what can be done where no configuration is yet; whether there is one."""
-    if args.config != CONFIG or any(map(store.exists, config.files(CONFIG))):
+    if args.config != CONFIG or any(map(store.exists, config_files.files(CONFIG))):
         return True, config.load(args.config)
     return False, config.Config(dps=config.Dps(id_scope=""))
 
@@ -144,8 +144,8 @@ def show_config(args: argparse.Namespace) -> int:
     found: tuple[Any, Any] = (
         config_factory.read(_manufacture_toml(args)) if args.factory else config.read(args.config)
     )
-    for at, value, origin in config.effective(*found):
-        _say(f"{at} = {config.written(value)}  # {origin}")
+    for at, value, origin in config_files.effective(*found):
+        _say(f"{at} = {config_files.written(value)}  # {origin}")
     return 0
 
 

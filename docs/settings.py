@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from agent import config
+from agent import config_files
 from docs import rst
 
 KINDS = {
@@ -95,4 +95,4 @@ def _written(value: Any) -> str:
         units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
         seconds = round(value.total_seconds())
         return next(f'"{seconds // n}{unit}"' for unit, n in units.items() if seconds % n == 0)
-    return config.written(value)
+    return config_files.written(value)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
+from agent import config, config_files
 from agent.errors import ConfigError
 
 GOOD = """
@@ -49,7 +49,8 @@ def test_a_drop_in_overrides_one_setting_and_leaves_its_neighbours(tmp_path: Pat
 def test_each_setting_names_the_file_it_comes_from(tmp_path: Path) -> None:
     load(tmp_path, GOOD, site='[tpm]\nkey = "rsa2048"')
     told = {
-        at: origin for at, _, origin in config.effective(*config.read(tmp_path / "config.toml"))
+        at: origin
+        for at, _, origin in config_files.effective(*config.read(tmp_path / "config.toml"))
     }
     assert told["tpm.key"].endswith("config.d/site.toml")
     assert told["dps.id_scope"].endswith("/config.toml")
@@ -59,8 +60,8 @@ def test_each_setting_names_the_file_it_comes_from(tmp_path: Path) -> None:
 def test_settings_are_shown_as_they_could_be_written(tmp_path: Path) -> None:
     load(tmp_path, GOOD)
     shown = {
-        at: config.written(v)
-        for at, v, _ in config.effective(*config.read(tmp_path / "config.toml"))
+        at: config_files.written(v)
+        for at, v, _ in config_files.effective(*config.read(tmp_path / "config.toml"))
     }
     assert shown["tpm.wait"] == '"30s"'
     assert shown["idevid.require"] == "true"

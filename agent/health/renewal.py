@@ -156,7 +156,7 @@ class _Run:
 
     def _of_ours(self) -> Iterator[Step]:
         tpm, conf, state = self.ours.tpm, self.ours.whole, self.ours.state
-        held = Token(conf.pkcs11, state)
+        held = Token(conf, state)
         yield ldevid_key(tpm, state, conf.tpm.key, held.recover, lambda: None)
         yield token(tpm, held, state)
 

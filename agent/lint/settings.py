@@ -79,8 +79,8 @@ def store(image: Image, conf: Config | None) -> Iterator[Finding]:
         why = f"it says {found[-1][0]}, but pkcs11.store is {conf.pkcs11.store}"
         yield rules.STORE_DIFFERS.at(image, found[-1][1], why, store=conf.pkcs11.store)
     users = re.findall("^([^:]+):", image.text("/etc/passwd") or "", re.MULTILINE)
-    if conf.pkcs11.owner not in users:
-        why = f"there is no user '{conf.pkcs11.owner}', who is to own the PKCS#11 store"
+    if conf.token_owner not in users:
+        why = f"there is no user '{conf.token_owner}', who is to own the PKCS#11 store"
         yield rules.USER_ABSENT.at(image, "/etc/passwd", why)
 
 

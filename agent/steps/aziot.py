@@ -107,7 +107,7 @@ def _by_certificate(
     conf: Config, state: State, who: str, known: Secrets
 ) -> aziot_config.Desired | None:
     operational = conf.operational
-    pins = Token(conf.pkcs11, state).pins()
+    pins = Token(conf, state).pins()
     if operational is None or pins is None:
         return None
     keystore = aziot_config.Keystore(

@@ -68,7 +68,7 @@ def _loaded(ours: Ldevid, key: Wrapped) -> AbstractContextManager[Transient]:
 
 
 def _exchange(ours: Ldevid, slot: State) -> None:
-    step = token(ours.tpm, Token(ours.whole.pkcs11, ours.state), slot)
+    step = token(ours.tpm, Token(ours.whole, ours.state), slot)
     if step.done() is None:
         step.apply()
     write_json(ours.state.ldevid_slot, {"slot": slot.slot}, mode=0o644)

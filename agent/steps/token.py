@@ -4,7 +4,8 @@ import json
 import pwd
 import secrets
 
-from agent import config, pkcs11, store
+from agent import pkcs11, store
+from agent.config import Config
 from agent.errors import TokenPinsLost, UserMissing
 from agent.state import SLOTS, State, read_json
 from agent.steps import Step, ldevid_key, srk
@@ -15,8 +16,8 @@ from agent.tpm.keyfile import Wrapped
 class Token:
     """The token of the configuration, and its PINs: random, of this device alone."""
 
-    def __init__(self, conf: config.Pkcs11, state: State) -> None:
-        self.conf, self._state = conf, state
+    def __init__(self, conf: Config, state: State) -> None:
+        self.conf, self._owner, self._state = conf.pkcs11, conf.token_owner, state
 
     def pins(self) -> pkcs11.Pins | None:
         found = read_json(self._state.pins)
@@ -31,10 +32,10 @@ class Token:
     def owner(self) -> tuple[int, int]:
         """(uid, gid) of the user of IoT Edge's key service. Raises UserMissing."""
         try:
-            user = pwd.getpwnam(self.conf.owner)
+            user = pwd.getpwnam(self._owner)
         except KeyError as e:
             raise UserMissing(
-                f"cannot make the PKCS#11 token: there is no user '{self.conf.owner}'",
+                f"cannot make the PKCS#11 token: there is no user '{self._owner}'",
                 setting="pkcs11.owner",
             ) from e
         return user.pw_uid, user.pw_gid
