@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from agent import config_files
 from docs import rst
@@ -70,8 +70,8 @@ def _setting(whole: Any, table: Table, name: str) -> tuple[str, str]:
 
 
 def _bare(hint: Any) -> Any:
-    """X, of `X | None`."""
-    if get_origin(hint) is types.UnionType:
+    """X, of `X | None`; where X is a Literal, Python 3.11 makes a Union of the older kind of it."""
+    if get_origin(hint) in (types.UnionType, Union):
         return next(each for each in get_args(hint) if each is not type(None))
     return hint
 
