@@ -5,6 +5,7 @@
 
 import hashlib
 import re
+from base64 import b32encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,33 +13,62 @@ from agent.errors import DeviceIdInvalid, NoPermission
 
 # DPS: up to 128 of these; an X.509 CN has at most 64 (RFC 5280, ub-common-name)
 LEGAL = re.compile(r"[A-Za-z0-9._:-]{0,63}[A-Za-z0-9-]")
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 NO_SERIAL = {
     "", "0", "none", "n/a", "na", "unknown", "notspecified", "notapplicable", "defaultstring",
     "systemserialnumber", "chassisserialnumber", "tobefilledbyo.e.m.", "oem", "123456789",
 }  # fmt: skip
 
 
-def resolve(template: str, root: Path = Path("/")) -> str:
-    """A registration id: the text with {serial} and so on filled in. Raises DeviceIdInvalid."""
-    found = filled(template, root)
+Ek = Callable[[], bytes]  # the TPM2B_PUBLIC of the EK, asked for only where it is part of the id
+
+
+def resolve(template: str, root: Path = Path("/"), ek: Ek | None = None) -> str:
+    """A registration id: the text with {serial} and so on filled in. Raises DeviceIdInvalid, and
+    what `ek` does."""
+    found = filled(template, root, ek)
     if not LEGAL.fullmatch(found):
         raise DeviceIdInvalid(f"cannot use the device id '{found}': not a legal registration id")
     return found
 
 
-def filled(template: str, root: Path = Path("/")) -> str:
-    """The text with {serial}, {machine-id}, {mac} and {hash} filled in. Raises DeviceIdInvalid."""
+def filled(template: str, root: Path = Path("/"), ek: Ek | None = None) -> str:
+    """The text with {serial}, {machine-id}, {mac}, {hash}, {ek} and {ek-sha256} filled in. Raises
+    DeviceIdInvalid, and what `ek` does."""
 
     def fill(match: re.Match[str]) -> str:
         name = match[1]
+        if name in OF_THE_EK:
+            return _of_the_ek(name, ek)
         if name not in SOURCES:
-            known = ", ".join(f"{{{each}}}" for each in SOURCES)
+            known = ", ".join(f"{{{each}}}" for each in NAMES)
             raise DeviceIdInvalid(f"cannot make the device id: no {{{name}}}; there are {known}")
         if not (value := SOURCES[name](root)):
             raise DeviceIdInvalid(f"cannot make the device id: this device has no {{{name}}}")
         return value
 
-    return re.sub(r"\{([^{}]*)\}", fill, template)
+    return PLACEHOLDER.sub(fill, template)
+
+
+def shortest(template: str) -> str:
+    """The text with as little as can be in the place of each placeholder, known or not."""
+    return PLACEHOLDER.sub(lambda match: "0" * OF_THE_EK.get(match[1], 1), template)
+
+
+def registration_ids(blob: bytes) -> dict[str, str]:
+    """The two names that devices are enrolled under by their EK (`blob`: TPM2B_PUBLIC, with its two
+    size bytes). `base32`: of its SHA-256, RFC 4648, lower case, no padding, 52 characters, as the C
+    SDK's tpm_device_provision and the Node SDK have it; `sha256_hex`: 64 characters, as IoT Edge's
+    documentation makes it of `tpm2_readpublic -o ek.pub`."""
+    digest = hashlib.sha256(blob)
+    base32 = b32encode(digest.digest()).decode().rstrip("=").lower()
+    return {"base32": base32, "sha256_hex": digest.hexdigest()}
+
+
+def _of_the_ek(name: str, ek: Ek | None) -> str:
+    if ek is None:
+        raise DeviceIdInvalid(f"cannot make the device id: {{{name}}} is for who asks the TPM")
+    return registration_ids(ek())["base32" if name == "ek" else "sha256_hex"]
 
 
 def serial(root: Path) -> str:
@@ -90,6 +120,8 @@ SOURCES: dict[str, Callable[[Path], str]] = {
     "mac": mac,
     "hash": seed_hash,
 }
+OF_THE_EK = {"ek": 52, "ek-sha256": 64}  # characters
+NAMES = (*SOURCES, *OF_THE_EK)
 
 
 def _cpuinfo(root: Path, key: str) -> str:

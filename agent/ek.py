@@ -3,10 +3,12 @@
 TCG EK Credential Profile for TPM Family 2.0, version 2.5, whose clauses are cited.
 """
 
+import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import Certificate
 
 from agent import ek_path, x509, x509_der, x509_ek
@@ -25,7 +27,7 @@ from agent.tpm import Public, Tpm, Transient, make_credential
 from agent.x509_der import Issued
 from agent.x509_ek import Maker
 
-__all__ = ["KINDS", "Genuine", "Kind", "Maker", "Trust", "verify"]
+__all__ = ["DPS_EK", "KINDS", "Genuine", "Kind", "Maker", "Trust", "for_dps", "shown", "verify"]
 
 CHAIN = range(0x01C00100, 0x01C00200)  # the maker's CA certificates, concatenated DER (2.2.1.5.2)
 SECRET = 16  # bytes that only the holder of the EK can open
@@ -53,6 +55,7 @@ KINDS = (
     Kind("EK-HIGH-RSA3072", 0x01C0001C, 0x8101001C),
     Kind("EK-HIGH-RSA4096", 0x01C0001E, 0x8101001E),
 )
+DPS_EK = KINDS[0]  # every client of DPS shows the RSA-2048 EK, whatever else there is
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,25 @@ def beside(tpm: Tpm) -> list[Issued]:
 
 
 # --- this TPM's own ---
+
+
+@contextlib.contextmanager
+def for_dps(tpm: Tpm) -> Iterator[tuple[int | Transient, Public]]:
+    """The RSA EK that clients of DPS show, by which devices are enrolled there: the one that is
+    kept at 0x81010001, be it of the TCG's template or of the Azure C SDK's; where none is, the
+    TCG's, made anew (on a discrete chip that takes seconds)."""
+    kept = tpm.public(DPS_EK.handle)
+    if kept is not None and isinstance(kept.key, RSAPublicKey) and kept.endorses:
+        yield DPS_EK.handle, kept
+    else:
+        with tpm.ek(DPS_EK.template) as made:
+            yield made, made.public
+
+
+def shown(tpm: Tpm) -> bytes:
+    """The TPM2B_PUBLIC of that EK."""
+    with for_dps(tpm) as (_, public):
+        return public.blob
 
 
 def made(tpm: Tpm, kind: Kind) -> Public:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent import __version__, deviceid, ek, x509_der
 from agent.config import Config
+from agent.deviceid import registration_ids
 from agent.errors import (
     AgentError,
     DeviceIdInvalid,
@@ -27,7 +28,7 @@ from agent.errors import (
     NvLocked,
     TpmError,
 )
-from agent.identity_csv import FORMAT, registration_ids
+from agent.identity_csv import FORMAT
 from agent.steps import idevid
 from agent.tpm import Public, Tpm
 from agent.x509_der import Issued
@@ -35,9 +36,6 @@ from agent.x509_der import Issued
 T = TypeVar("T")
 Note = Callable[[str], None]
 Ek = tuple[int, Issued]  # the NV index, and what is there
-
-DPS_EK = ek.KINDS[0]  # every client of DPS shows the RSA-2048 EK, whatever else there is
-
 
 UNREADABLE = (
     NvLocked,
@@ -60,7 +58,7 @@ def gather(
     found = list(_certificates(tpm, note))
     tcg, azure = _keys(tpm, found, note)
     nameless = () if configured else (DeviceIdInvalid,)
-    who = partial(deviceid.resolve, conf.device.id, root)
+    who = partial(deviceid.resolve, conf.device.id, root, partial(ek.shown, tpm))
     return {
         "format": FORMAT,
         "tpm2cloud": __version__,
@@ -116,19 +114,20 @@ def _keys(
     """The RSA EK of the TCG's template, and that of the Azure C SDK's, which leaves `unique` empty,
     where the TPM makes another one of it. Each is made anew, but for one whose certificate says
     that the kept one is it: on a discrete chip that takes seconds."""
-    kept = tpm.public(DPS_EK.handle)
+    kept = tpm.public(ek.DPS_EK.handle)
     certified = [cert.read.public_key() for _, cert in certificates]
     tcg = kept if kept and kept.key in certified else _made(tpm, azure=False)
     azure = _noted(partial(_made, tpm, azure=True), note, TpmError)
     if kept and kept not in (tcg, azure):
-        note(f"the key at {DPS_EK.handle:#x} ({kept}) is neither of these EKs, and not told here")
+        at = f"{ek.DPS_EK.handle:#x} ({kept})"
+        note(f"the key at {at} is neither of these EKs, and not told here")
     own = (_certificate(cert) for _, cert in certificates if cert.read.public_key() == tcg.key)
     shown = {**_key(tcg, kept), "certificate": next(own, None)}
     return shown, _key(azure, kept) if azure and azure != tcg else None
 
 
 def _made(tpm: Tpm, *, azure: bool) -> Public:
-    with tpm.ek(DPS_EK.template, azure=azure) as made:
+    with tpm.ek(ek.DPS_EK.template, azure=azure) as made:
         return made.public
 
 
@@ -138,7 +137,7 @@ def _key(public: Public, kept: Public | None) -> dict[str, Any]:
         "public": b64encode(public.blob).decode(),
         "sha256": ids["sha256_hex"],
         "registration_ids": ids,
-        "handle": hex(DPS_EK.handle) if public == kept else None,
+        "handle": hex(ek.DPS_EK.handle) if public == kept else None,
     }
 
 

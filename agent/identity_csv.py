@@ -1,16 +1,15 @@
 """The exports of many devices, checked and brought into one table; no TPM, no configuration."""
 
 import csv
-import hashlib
 import io
 import json
 import re
-from base64 import b32encode, b64decode
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.deviceid import LEGAL
+from agent.deviceid import LEGAL, registration_ids
 from agent.errors import ExportInvalid
 from agent.x509 import first_der
 
@@ -18,16 +17,6 @@ FORMAT = 1  # of the JSON; a reader of one refuses the next
 WHITE = re.compile(r"[ \t\r\n]*")  # RFC 8259, 2
 FORMULA = tuple("=+-@")  # what a spreadsheet would compute
 Row = dict[str, str]
-
-
-def registration_ids(blob: bytes) -> dict[str, str]:
-    """The two names that devices are enrolled under by their EK (`blob`: TPM2B_PUBLIC, with its two
-    size bytes). `base32`: of its SHA-256, RFC 4648, lower case, no padding, 52 characters, as the C
-    SDK's tpm_device_provision and the Node SDK have it; `sha256_hex`: 64 characters, as IoT Edge's
-    documentation makes it of `tpm2_readpublic -o ek.pub`."""
-    digest = hashlib.sha256(blob)
-    base32 = b32encode(digest.digest()).decode().rstrip("=").lower()
-    return {"base32": base32, "sha256_hex": digest.hexdigest()}
 
 
 def row(found: dict[str, Any]) -> Row:

@@ -4,7 +4,7 @@ where there are any, the same steps as at a first boot."""
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +55,13 @@ class Line:
         texts = asdict(self.conf.idevid.subject)
         hardware = texts.pop("hardware_type")
         try:
-            filled = {k: deviceid.filled(t, self.root) for k, t in texts.items() if t is not None}
+            filled = {k: self._filled(t) for k, t in texts.items() if t is not None}
         except DeviceIdInvalid as e:
             raise SubjectInvalid(f"cannot name the board: {e}") from e
         return x509_idevid.Who(x509_idevid.subject(filled), hardware)
+
+    def _filled(self, text: str) -> str:
+        return deviceid.filled(text, self.root, partial(ek.shown, self.tpm))
 
 
 def key_steps(line: Line) -> list[Step]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import TypeVar
 
-from agent import deviceid, inputs, journal
+from agent import inputs, journal
 from agent.config import Config
 from agent.errors import AgentError
 from agent.events import STEP_ALREADY_DONE, STEP_DONE, Event
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
     """Pure: nothing is looked at before a step is."""
-    who = cache(lambda: deviceid.resolve(config.device.id))
+    who = cache(lambda: preflight.who(config, tpm))
     return [
         preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
         preflight.clock(dated(config, state), inputs.trust_files(config)),

@@ -1,13 +1,19 @@
 """Who the device is, from what its board says."""
 
 import os
+from base64 import b64decode
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from agent import deviceid
+from agent import config, deviceid, ek, identity
+from agent.deviceid import registration_ids
 from agent.errors import DeviceIdInvalid, NoPermission
+from agent.steps import preflight
+from agent.tpm import Tpm
+from tests.lab.tools import Tools
+from tests.test_identity import SAMPLE_EK
 
 
 @pytest.fixture
@@ -113,3 +119,60 @@ def test_an_illegal_id_is_refused(board: Path, odd: str) -> None:
 def test_an_unknown_source_names_the_known_ones(board: Path) -> None:
     with pytest.raises(DeviceIdInvalid, match=r"no \{sn\}; there are \{serial\}, \{machine-id\}"):
         deviceid.resolve("{sn}", board)
+
+
+# --- named by the TPM ---
+
+EK = 0x81010001
+
+
+def of_the_sample() -> bytes:
+    return b64decode(SAMPLE_EK)
+
+
+def test_the_ek_gives_the_names_of_azures_sdks_and_of_iot_edges_manual(board: Path) -> None:
+    base32 = "sizmf6sllrqe4op4wm576nl26la72rssxmf7i7oag2fbuy7uvbaq"
+    digest = "9232c2fa4b5c604e39fcb33bff357af2c1fd4652bb0bf47dc0368a1a63f4a841"
+    assert deviceid.resolve("{ek}", board, of_the_sample) == base32
+    assert deviceid.resolve("{ek-sha256}", board, of_the_sample) == digest
+    assert deviceid.resolve("line7-{ek}", board, of_the_sample) == f"line7-{base32}"
+    with pytest.raises(DeviceIdInvalid, match="not a legal registration id"):
+        deviceid.resolve("x{ek-sha256}", board, of_the_sample)  # 65 characters
+
+
+def test_without_a_tpm_there_is_no_such_name(board: Path) -> None:
+    with pytest.raises(DeviceIdInvalid, match=r"\{ek\} is for who asks the TPM"):
+        deviceid.resolve("{ek}", board)
+
+
+def test_the_tpm_is_left_alone_where_the_name_is_not_of_it(board: Path) -> None:
+    def never() -> bytes:
+        raise AssertionError
+
+    assert deviceid.resolve("{serial}", board, never) == "10000000a1b2c3d4"
+
+
+def test_the_ek_that_clients_of_dps_show_is_the_kept_one_or_the_tcgs(
+    tpm: Tpm, tools: Tools
+) -> None:
+    """Kept by the chip's maker; by nobody; of the Azure SDK's template; and something else."""
+    kept = ek.shown(tpm)
+    tools("readpublic", "-c", hex(EK), "-o", "ek.pub")
+    assert kept == (tools.directory / "ek.pub").read_bytes()
+    conf = config.Config(device=config.Device(id="{ek}"), dps=config.Dps(id_scope="0ne00000000"))
+    assert preflight.who(conf, tpm) == registration_ids(kept)["base32"]
+
+    tools("evictcontrol", "-C", "o", "-c", hex(EK))
+    assert ek.shown(tpm) == kept
+    with tpm.srk("rsa2048") as no_ek:
+        tpm.persist(no_ek, EK)
+    assert ek.shown(tpm) == kept
+    tools("evictcontrol", "-C", "o", "-c", hex(EK))
+
+    with tpm.ek("EK-RSA2048", azure=True) as azure:
+        tpm.persist(azure, EK)
+    assert ek.shown(tpm) == azure.public.blob != kept
+    told = identity.gather(tpm, conf, print)
+    assert told["registration_id"] == told["endorsement_key_azure"]["registration_ids"]["base32"]
+    assert told["registration_id"] in identity.enrolment(told)
+    assert tpm.loaded() == set()

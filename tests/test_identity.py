@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent import __version__, config, identity
-from agent.identity_csv import registration_ids
+from agent.deviceid import registration_ids
 from agent.tpm import Tpm
 from tests.conftest import MakeDevice
 from tests.lab import factory

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from agent.deviceid import registration_ids
 from agent.errors import ExportInvalid
-from agent.identity_csv import merge, registration_ids, row, table
+from agent.identity_csv import merge, row, table
 from tests.conftest import MakeDevice
 from tests.lab.device import AGENT
 from tests.test_identity import SAMPLE_EK, by_tools, from_file, told

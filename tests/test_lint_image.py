@@ -226,10 +226,16 @@ def test_no_secret_is_ever_shown(root: Root) -> None:
     assert "hunter2" not in told
 
 
-@pytest.mark.parametrize("id", ["dev {serial}", "{serial}/x", "x" * 65, ""])
+@pytest.mark.parametrize("id", ["dev {serial}", "{serial}/x", "x" * 65, "", "x{ek-sha256}"])
 def test_a_device_id_that_no_device_could_have_is_told(root: Root, id: str) -> None:
     root.add(f'[device]\nid = "{id}"')
     assert root.codes() == {"device-id-invalid"}
+
+
+@pytest.mark.parametrize("id", ["line7-{ek}", "{ek-sha256}"])
+def test_a_device_may_be_called_by_its_tpm(root: Root, id: str) -> None:
+    root.add(f'[device]\nid = "{id}"')
+    assert root.codes() == set()
 
 
 def test_what_the_fleet_shares_may_be_in_the_file_of_iot_edge(root: Root) -> None:

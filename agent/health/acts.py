@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from agent import anchors, aziot, aziot_identity, deviceid, inputs, store, x509
+from agent import anchors, aziot, aziot_identity, inputs, store, x509
 from agent.aziot_config import secrets_in
 from agent.config import Config, Operational
 from agent.health import certd, services
@@ -19,7 +19,7 @@ from agent.health.ladder import Rung
 from agent.health.stuck import Stuck
 from agent.state import State, read_json
 from agent.steps import aziot as aziot_step
-from agent.steps import enrol, ldevid_key, torn
+from agent.steps import enrol, ldevid_key, preflight, torn
 from agent.steps.ldevid import Ldevid
 from agent.tpm import Tpm
 
@@ -67,7 +67,7 @@ def ldevid_works(tpm: Tpm, conf: Config, state: State) -> bool:
     """What IoT Edge begins anew with, where it has lost all else; with Basic, that is no matter."""
     if conf.operational is None or conf.operational.auth == "basic":
         return True
-    return Ldevid(tpm, conf, state, lambda: deviceid.resolve(conf.device.id)).works()
+    return Ldevid(tpm, conf, state, lambda: preflight.who(conf, tpm)).works()
 
 
 # --- what is done ---
@@ -107,10 +107,10 @@ class Hands:
         aziot.reprovision(self.secrets, self.seconds)
 
 
-def secrets(conf: Config, state: State) -> Collection[str]:
+def secrets(tpm: Tpm, conf: Config, state: State) -> Collection[str]:
     """Those that IoT Edge was told, or would be. Raises ModuleMissing."""
     told = store.read(aziot_step.file(conf)) or b""
-    found = aziot_step.desired(conf, state, deviceid.resolve(conf.device.id), told)
+    found = aziot_step.desired(conf, state, preflight.who(conf, tpm), told)
     kept = {*secrets_in(told).values(), *(found.secrets() if found else ())}
     return frozenset(kept - {""})
 

@@ -25,10 +25,11 @@ from agent.events import (
 from agent.health import acts, certd, ladder, look, memory, question
 from agent.health import stuck as stuck_
 from agent.health.judge import Condition, Judged, judge
-from agent.health.ladder import Moment, Rung
+from agent.health.ladder import Rung
 from agent.health.memory import Memory
 from agent.health.services import Unit
 from agent.health.stuck import Stuck, described
+from agent.moment import Moment
 from agent.state import State
 from agent.tpm import Tpm
 
@@ -198,9 +199,9 @@ class Visit:
             self.rungs.cases[stuck.name].mark = mark
             self._keep()
 
-        conf, state = self.device.conf, self.device.state
+        device, conf = self.device, self.device.conf
         try:
-            hands = acts.Hands(conf, acts.secrets(conf, state))
+            hands = acts.Hands(conf, acts.secrets(device.tpm, conf, device.state))
             acts.act(rung, hands, stuck, before, keep)
             result = self._result(stuck.name)
         except AgentError as e:

@@ -115,7 +115,8 @@ def _units() -> Mapping[str, Unit]:
 
 def _stopped(device: Device, since: datetime) -> Mapping[str, str]:
     try:
-        return services.stopped_renewals(since, acts.secrets(device.conf, device.state))
+        secrets = acts.secrets(device.tpm, device.conf, device.state)
+        return services.stopped_renewals(since, secrets)
     except AgentError as e:
         log.debug("going on without the words of the services: %s", e)
         return {}

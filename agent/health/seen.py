@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
-from agent import deviceid
 from agent.config import Config
 from agent.errors import AgentError
 from agent.health import certd
 from agent.health.judge import Judged
 from agent.health.services import Unit
 from agent.state import State
+from agent.steps import preflight
 from agent.tpm import Tpm
 
 
@@ -23,7 +23,7 @@ class Device:
 
     @cached_property
     def id(self) -> str:
-        return deviceid.resolve(self.conf.device.id)
+        return preflight.who(self.conf, self.tpm)
 
     def who(self) -> str:
         return self.id

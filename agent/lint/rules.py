@@ -355,7 +355,8 @@ DEVICE_ID_INVALID = Rule(
     "device-id-invalid",
     ERROR,
     "No device can have a registration id like this.",
-    "Edit device.id in {at}: A-Z a-z 0-9 . _ : - and {{serial}}, {{machine-id}}, {{mac}}, {{hash}}",
+    "Edit device.id in {at}: at most 64 of A-Z a-z 0-9 . _ : - and {{serial}}, {{machine-id}}, "
+    "{{mac}}, {{hash}}, {{ek}} (52 characters), {{ek-sha256}} (64)",
 )
 TPM_SIMULATED = Rule(
     "tpm-simulated",

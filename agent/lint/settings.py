@@ -50,12 +50,11 @@ def device_id(image: Image, conf: Config | None) -> Iterator[Finding]:
     if conf is None:
         return
     template = conf.device.id
-    names = re.findall(r"\{([^{}]*)\}", template)
-    shortest = re.sub(r"\{[^{}]*\}", "0", template)
-    if unknown := [name for name in names if name not in deviceid.SOURCES]:
+    names = deviceid.PLACEHOLDER.findall(template)
+    if unknown := [name for name in names if name not in deviceid.NAMES]:
         why = f"device.id {template!r}: there is no {{{unknown[0]}}}"
         yield rules.DEVICE_ID_INVALID.at(image, CONFIG, why)
-    elif not deviceid.LEGAL.fullmatch(shortest):
+    elif not deviceid.LEGAL.fullmatch(deviceid.shortest(template)):
         why = f"device.id {template!r} makes no legal registration id"
         yield rules.DEVICE_ID_INVALID.at(image, CONFIG, why)
     elif not names:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from agent import RELEASED, store, x509
+from agent import RELEASED, deviceid, ek, store, x509
+from agent.config import Config
 from agent.errors import ClockImplausible, TpmUnavailable
 from agent.steps import Step
 from agent.tpm import Tpm
@@ -57,6 +59,11 @@ def _floors(own: Path | None, trusted: Iterable[Path]) -> Iterable[tuple[datetim
     for path, start in starts.items():
         if start is not None:
             yield start, f"a certificate in '{path}'"
+
+
+def who(conf: Config, tpm: Tpm) -> str:
+    """The registration id. Raises DeviceIdInvalid, NoPermission, TpmError."""
+    return deviceid.resolve(conf.device.id, ek=partial(ek.shown, tpm))
 
 
 def device_id(resolve: Callable[[], str]) -> Step:

@@ -90,6 +90,12 @@ class Public:
         return self._has(TPMA_OBJECT.DECRYPT)
 
     @property
+    def endorses(self) -> bool:
+        """A restricted decryption key, bound to this TPM, under one of the EKs' own policies."""
+        wanted = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
+        return self.bound and self._has(wanted) and self.policy in policies.KNOWN
+
+    @property
     def stores(self) -> bool:
         """A storage key, usable as a parent with its (empty) password, bound to this TPM."""
         wanted = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT | TPMA_OBJECT.USERWITHAUTH

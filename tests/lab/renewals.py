@@ -89,10 +89,11 @@ def _log_in(device: "Device", tpm: Any, chain: Any, url: str) -> None:
 
 
 def main(file: Path, wish: dict[str, Any]) -> dict[str, Any]:
-    from agent import config, deviceid
+    from agent import config
     from agent.errors import AgentError
     from agent.health.renewal import Backoff, renew
     from agent.state import State
+    from agent.steps import preflight
     from agent.tpm import Tpm
 
     conf, state = config.load(file), State(Path(os.environ["STATE_DIRECTORY"]))
@@ -102,7 +103,7 @@ def main(file: Path, wish: dict[str, Any]) -> dict[str, Any]:
                 tpm,
                 conf,
                 state,
-                lambda: deviceid.resolve(conf.device.id),
+                lambda: preflight.who(conf, tpm),
                 Backoff.of(wish["backoff"]),
                 datetime.now(UTC),
                 wish["overdue"],
