@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from agent.health.ladder import DAY, RUNGS, Case, Ladder, Moment, Rung, Trouble, of_json
+from agent.health.ladder import DAY, RUNGS, Case, Ladder, Rung, Trouble, of_json
+from agent.moment import Moment
 
 HOUR = 3600.0
 STUCK = Trouble("est-id", HOUR)

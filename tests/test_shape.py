@@ -22,6 +22,7 @@ ALLOWED = {
     "errors": set(),
     "store": {"errors"},
     "backoff": set(),
+    "moment": set(),
     "credentials": {"errors"},
     "deviceid": {"errors"},
     "x509": {"errors"},

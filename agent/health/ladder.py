@@ -11,18 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from agent.moment import Moment
+
 Rung = Literal["wait", "restart", "reprovision", "remove"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 DAY = 24 * 3600.0
 LONGEST = 2.0**33  # seconds; nothing lives for 272 years
-
-
-@dataclass(frozen=True)
-class Moment:
-    """`boot_id`: of this boot, of no other (boot_id of random(4)); `uptime`: its seconds."""
-
-    boot_id: str
-    uptime: float
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,15 @@ of theirs begins with a time and a level, which are passed over.
 
 import re
 import shutil
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from agent import aziot
 from agent.aziot import words
 from agent.errors import SystemctlFailed
 from agent.health.certd import CERTD, EDGED, IDENTITYD
-from agent.health.ladder import Moment
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LARGEST = 1024 * 1024  # bytes of what is said; a service that crash-loops says as much in a day
 PATIENCE = 120.0  # seconds; a unit may take TimeoutStopSec=40 to stop
 SOCKETS = (
@@ -64,12 +60,6 @@ class Unit:
     def __str__(self) -> str:
         again = f", started anew {self.restarts} times" if self.restarts else ""
         return f"{self.active} ({self.sub}{again})"
-
-
-def moment() -> Moment:
-    """Now: CLOCK_BOOTTIME goes on while the machine sleeps, and nobody sets it."""
-    boot_id = BOOT_ID.read_text().strip()
-    return Moment(boot_id, time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def states(units: Sequence[str]) -> dict[str, Unit]:

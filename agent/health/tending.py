@@ -13,12 +13,13 @@ from agent import journal, plan
 from agent.backoff import Backoff, pause
 from agent.errors import AgentError, IssuedByAnother, Later, TlsUntrusted
 from agent.events import RENEWED, failed
-from agent.health import acts, look, memory, remedies, renewal, rollover, services
+from agent.health import acts, look, memory, remedies, renewal, rollover
 from agent.health import spent as spent_
 from agent.health.judge import Condition, Judged
 from agent.health.memory import Memory
 from agent.health.seen import Device, Look
 from agent.health.waits import waits
+from agent.moment import moment
 from agent.steps import Step, aziot
 from agent.steps.registration import is_applied, registration
 
@@ -238,12 +239,12 @@ class Tending:
 
     def _healed(self) -> Iterator[str]:
         judged, units = self.seen.certificates, self.seen.units
-        return self._helped(remedies.heal(self._helper(), judged, units, services.moment()))
+        return self._helped(remedies.heal(self._helper(), judged, units, moment()))
 
     def _awakened(self) -> Iterator[str]:
         """The LDevID has come back: IoT Edge could not help itself before."""
         judged = self.seen.certificates
-        return self._helped(remedies.awaken(self._helper(), judged, services.moment()))
+        return self._helped(remedies.awaken(self._helper(), judged, moment()))
 
     def _helper(self) -> remedies.Device:
         device = self.device
