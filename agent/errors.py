@@ -115,6 +115,16 @@ class DeviceIdInvalid(ConfigError):
     remedy = "Set device.id in the configuration to a text that gives 1 to 64 of [A-Za-z0-9._:-]"
 
 
+class TelemetryElsewhere(ConfigError):
+    """This device has IoT Edge on board, which alone talks to the IoT hub."""
+
+    code = "telemetry-elsewhere"
+    remedy = (
+        "A module of IoT Edge sends messages here; without IoT Edge on board, set device.target = "
+        "'device'"
+    )
+
+
 class SubjectInvalid(ConfigError):
     """The subject of the IDevID certificate has a part that a certificate cannot hold."""
 
@@ -184,6 +194,30 @@ class UserMissing(ConfigError):
 
     code = "user-missing"
     remedy = "Install IoT Edge (apt install aziot-edge), or set {setting} to an existing user"
+
+
+class TpmdUserMissing(UserMissing):
+    """The user that IoT Edge's TPM service runs as does not exist."""
+
+    code = "tpmd-user-missing"
+    remedy = "Install IoT Edge (apt install aziot-edge): its package makes the user {user}"
+
+
+class TpmdDenied(ConfigError):
+    """The user that IoT Edge's TPM service runs as may not open the TPM."""
+
+    code = "tpmd-denied"
+    remedy = (
+        "Let its user open {path}: usermod -aG tss {user}, where the group tss has it (ls -l "
+        "{path}); else a udev rule, such as: KERNEL==\"tpmrm0\", GROUP=\"tss\", MODE=\"0660\""
+    )
+
+
+class TpmdNeedsManager(ConfigError):
+    """IoT Edge's TPM service keeps the TPM open, and tpm.tcti lets one program open it."""
+
+    code = "tpmd-needs-manager"
+    remedy = "Set tpm.tcti to the kernel's resource manager: 'device:/dev/tpmrm0', not {path}"
 
 
 class ProductInvalid(ConfigError):
@@ -387,6 +421,53 @@ class HandleOccupied(TpmError):
         "Find out whose it is: tpm2_readpublic -c {handle}. If nobody needs it: "
         "tpm2_evictcontrol -C o -c {handle}"
     )
+
+
+class SrkNotRsa(HandleOccupied):
+    """The TPM's SRK is no RSA key, and attestation by TPM takes no other."""
+
+    code = "srk-not-rsa"
+    remedy = (
+        "If no key or disk depends on the SRK at {handle} (systemd-cryptenroll, PKCS#11 tokens): "
+        "tpm2_evictcontrol -C o -c {handle}, and an RSA one is made. Or dps.attestation = 'x509'"
+    )
+
+
+class SrkPassword(HandleOccupied):
+    """The TPM's SRK has a password, and attestation by TPM uses it without one."""
+
+    code = "srk-password"
+    remedy = (
+        "Find out who made the SRK at {handle}. If nobody needs it: tpm2_evictcontrol -C o -c "
+        "{handle}, and one without a password is made. Or dps.attestation = 'x509'"
+    )
+
+
+class HubKeyOccupied(HandleOccupied):
+    """The TPM holds something else where the key from Azure is to be kept, which takes its place.
+
+    IoT Edge's TPM service evicts what it finds there, whatever it is.
+    """
+
+    code = "hub-key-occupied"
+    remedy = (
+        "Find out whose it is: tpm2_readpublic -c {handle}. If nobody needs it: tpm2_evictcontrol "
+        "-C o -c {handle}. If somebody does: auth_key_index, below [tpm] of {path}"
+    )
+
+
+class EkNotRsa(TpmError):
+    """The TPM's EK is no RSA-2048 key, and attestation by TPM takes no other."""
+
+    code = "ek-not-rsa"
+    remedy = "Only dps.attestation = 'x509' works with this TPM: its maker certified no RSA-2048 EK"
+
+
+class TpmCommandMissing(TpmError):
+    """The TPM does not have a command that attestation by TPM needs."""
+
+    code = "tpm-command-missing"
+    remedy = "Is there newer firmware for this TPM? If not: dps.attestation = 'x509'"
 
 
 class LdevidKeyLost(TpmError):
@@ -671,6 +752,23 @@ class ReplyTruncated(Unreachable):
     remedy = "Look at the network and the proxies between here and {host}; it is tried again"
 
 
+class ProxyRefused(Unreachable):
+    """The HTTP proxy does not let this device through to a server."""
+
+    code = "proxy-refused"
+    remedy = "Does the proxy {proxy} allow HTTPS to {host}? Its log tells; it is tried again"
+
+
+class ProxyLogin(ProxyRefused):
+    """The HTTP proxy does not accept this device's user name and password, or there are none."""
+
+    code = "proxy-login"
+    remedy = (
+        "{proxy} wants a login (Basic): set username in [proxy], and put the password into "
+        "/etc/credstore/proxy-password (chmod 0600); it is tried again"
+    )
+
+
 class TlsDates(Later):
     """A server's certificate is not valid now, by the clock of this device.
 
@@ -705,6 +803,49 @@ class LdevidWaits(Later):
     remedy = (
         "It is tried again; to try at once: rm {path}, then: systemctl restart tpm2cloud-firstboot"
     )
+
+
+class DpsWaits(Later):
+    """It is not this device's turn to register at DPS, or DPS refused it lately."""
+
+    code = "dps-waits"
+    remedy = (
+        "Nothing to do: it is tried again. After what DPS disliked is put right, this is sooner: "
+        "rm {path}, then: systemctl restart tpm2cloud-firstboot"
+    )
+
+
+class DpsBusy(ServerBusy):
+    """DPS takes no more registrations at present (429)."""
+
+    code = "dps-throttled"
+    remedy = (
+        "It is tried again. If it comes back: do more devices register at {host} than dps.fleet "
+        "says? Other programs use up its limits, too"
+    )
+
+
+class DpsTrouble(ServerBusy):
+    """DPS has trouble of its own (5xx, 408)."""
+
+    code = "dps-trouble"
+    remedy = "See Azure's status of {host} (https://status.azure.com); it is tried again"
+
+
+class DpsAssigning(Later):
+    """DPS has the registration, and has assigned no hub yet."""
+
+    code = "dps-assigning"
+    remedy = (
+        "Does the custom allocation (a function), if there is one, answer? Are hubs linked to the "
+        "service? It is tried again"
+    )
+
+
+class DpsClock(ClockImplausible):
+    """DPS takes what this device signed for expired: the clock here is not the one there."""
+
+    code = "dps-clock"
 
 
 class IotedgeFailed(Later):
@@ -746,6 +887,13 @@ class HubNotReached(Later):
         "Can {hub} be reached from here (DNS, TCP 443 and 8883)? See: journalctl -u "
         "aziot-identityd; it is tried again"
     )
+
+
+class TelemetryUnfinished(Later):
+    """Messages are left that the IoT hub has not acknowledged."""
+
+    code = "telemetry-unfinished"
+    remedy = "Send again what was not acknowledged, once {hub} answers"
 
 
 class NotProvisioned(Later):
@@ -892,6 +1040,121 @@ class EstGarbled(Refused):
     remedy = "Is {host} an EST server, and is nothing in between that rewrites replies?"
 
 
+class DpsRefused(Refused):
+    """DPS refuses, for a reason that has no code of its own here."""
+
+    code = "dps-refused"
+    remedy = "Give what it says, with its trackingId, to whoever runs the DPS ({host})"
+
+
+class DpsNotEnrolled(DpsRefused):
+    """DPS does not know this registration (404)."""
+
+    code = "dps-not-enrolled"
+    remedy = (
+        "Enrol '{registration_id}' in the DPS of ID scope '{id_scope}' (tpm2cloud identity shows "
+        "with what), or set dps.id_scope to the one that knows it; it is tried again"
+    )
+
+
+class DpsScope(DpsRefused):
+    """There is no DPS with this ID scope (404)."""
+
+    code = "dps-scope"
+    remedy = "Set dps.id_scope to what the portal shows for the DPS; it is '{id_scope}' now"
+
+
+class DpsBadRequest(DpsRefused):
+    """DPS rejects the registration (400): mostly, another EK or certificate is enrolled."""
+
+    code = "dps-bad-request"
+    remedy = (
+        "Compare the enrolment of '{registration_id}' with: tpm2cloud identity. Its EK, or its CA, "
+        "must be this device's; for a payload, see dps.payload"
+    )
+
+
+class DpsUnauthorized(DpsRefused):
+    """DPS does not accept this device's key or certificate (401, 403)."""
+
+    code = "dps-unauthorized"
+    remedy = (
+        "Is the CA of the device's certificate enrolled, or the EK of this very TPM, for "
+        "'{registration_id}'? See: tpm2cloud identity; tpm2cloud status"
+    )
+
+
+class DpsDisabled(DpsRefused):
+    """The enrolment of this device is disabled."""
+
+    code = "dps-disabled"
+    remedy = "Enable the enrolment of '{registration_id}' in DPS, if it is not disabled on purpose"
+
+
+class DpsFailed(DpsRefused):
+    """DPS could not register this device, for a reason that has no code of its own here."""
+
+    code = "dps-failed"
+    remedy = (
+        "Look at the enrolment of '{registration_id}', its allocation and the hubs linked to the "
+        "service; it is tried again"
+    )
+
+
+class DpsNoHub(DpsFailed):
+    """DPS has no hub to assign this device to (400208)."""
+
+    code = "dps-no-hub"
+    remedy = (
+        "Link an IoT Hub to the DPS, and select it in the enrolment of '{registration_id}'; it is "
+        "tried again"
+    )
+
+
+class DpsHubDenied(DpsFailed):
+    """The hub does not let DPS register this device (400209)."""
+
+    code = "dps-hub-denied"
+    remedy = (
+        "Repair the link of the DPS to the hub (az iot dps linked-hub list): its shared access "
+        "policy needs ServiceConnect and RegistryWrite; it is tried again"
+    )
+
+
+class DpsRedirected(DpsRefused):
+    """DPS sends this device to another address, where it does not go."""
+
+    code = "dps-redirected"
+    remedy = "Set dps.endpoint to where DPS really is; {host} sent us to '{location}'"
+
+
+class DpsGarbled(DpsRefused):
+    """The answer of DPS makes no sense."""
+
+    code = "dps-garbled"
+    remedy = "Is {host} a DPS, and is nothing in between that rewrites replies?"
+
+
+class CaptivePortal(DpsRefused):
+    """A web page comes instead of the answer of DPS: a captive portal, or a proxy's notice."""
+
+    code = "captive-portal"
+    remedy = (
+        "Something between here and {host} answers in its place: let this device through without "
+        "a login page"
+    )
+
+
+class DpsNoKey(DpsRefused):
+    """DPS assigned this device to a hub, but sent no key for it."""
+
+    code = "dps-no-hub-key"
+    remedy = (
+        "Is '{registration_id}' enrolled by TPM? If it is, give the trackingId to whoever runs the "
+        "DPS"
+    )
+
+
 class ReplyTooLarge(Refused):
     """A server's answer is larger than any that makes sense."""
 
@@ -956,6 +1219,23 @@ class RenewedRefused(Refused):
         "The new certificate was discarded, the one in use stays. Does {host} trust the CA that "
         "issues now? Its log tells more"
     )
+
+
+class HubRefused(Refused):
+    """The IoT hub does not accept this device: its token or certificate, or its name."""
+
+    code = "hub-refused"
+    remedy = (
+        "Is device '{device}' there and enabled at {hub}? Is the clock right (timedatectl)? Else "
+        "have DPS assign it anew: tpm2cloud telemetry does by itself, if it is enrolled there"
+    )
+
+
+class HubGarbled(Refused):
+    """What answers in the place of the IoT hub does not speak MQTT, or not as a hub does."""
+
+    code = "hub-garbled"
+    remedy = "Is {hub} an IoT hub, and is nothing in between that answers in its place?"
 
 
 class TcgCsrGarbled(Refused):
