@@ -22,6 +22,7 @@ from agent.steps.registration import registration
 from agent.steps.same_tpm import same_tpm
 from agent.steps.srk import srk
 from agent.steps.token import Token, token
+from agent.steps.tpmd import tpmd
 from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
     if config.dps.attestation == "tpm":
         yield srk(tpm, "rsa2048", must_be_rsa=True)
         yield same_tpm(tpm, config, state)
+        if config.for_edge:
+            yield tpmd(config, tpm)
         return
     yield idevid(tpm, config.idevid)
     yield srk(tpm, config.tpm.key)

@@ -79,17 +79,24 @@ def desired(
     Credentials are the unit's alone: for a person who asks where the device is, the secrets that
     are in the `existing` file already stand for those she cannot read.
     """
-    known = aziot_config.secrets_in(existing) if existing else {}
     if conf.dps.attestation == "tpm":
-        return _by_ek(conf, who, known)
+        return _by_ek(conf, who, existing)
+    known = aziot_config.secrets_in(existing) if existing else {}
     return _by_certificate(conf, state, who, known)
 
 
-def _by_ek(conf: Config, who: str, known: Secrets) -> aziot_config.Desired:
-    auths = {
+def hierarchy_auths(existing: bytes | None) -> dict[str, bytes]:
+    """The passwords of the TPM's hierarchies that IoT Edge is told, by 'owner' and 'endorsement';
+    empty if there is none. `existing`: as for `desired`."""
+    known = aziot_config.secrets_in(existing) if existing else {}
+    return {
         name: credentials.optional(f"tpm-{name}-auth") or known.get(name, "").encode()
         for name in ("owner", "endorsement")
     }
+
+
+def _by_ek(conf: Config, who: str, existing: bytes | None) -> aziot_config.Desired:
+    auths = hierarchy_auths(existing)
     return aziot_config.Desired(
         registration_id=who,
         id_scope=conf.dps.id_scope,

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 RC_INITIALIZE = 0x100
 RC_HANDLE_1 = 0x18B  # "the handle is not correct for the use": nothing there
 RC_HANDLE_P1 = 0x1CB  # the same of a parameter, as FlushContext has it
-RC_AUTH = {0x98E, 0x9A2, 0x185}  # a password is missing or wrong, the hierarchy is disabled
+RC_PASSWORD = {0x98E, 0x9A2}  # a password is missing or wrong
+RC_AUTH = {*RC_PASSWORD, 0x185}  # or the hierarchy is disabled
 LATER = {0x908: "yielded", 0x90A: "testing", 0x920: "NV rate", 0x922: "retry", 0x923: "NV off"}
 PATIENCE = 60.0  # seconds; a self-test of a slow chip takes a few
 # No room for an object, or for a session. Another resource manager (tpm2-abrmd, for IoT Edge's key

@@ -1,11 +1,13 @@
 """What is left in the chip, and who may use it."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tpm2_pytss import TSS2_Exception
 from tpm2_pytss.constants import (
     ESYS_TR,
     TPM2_ALG,
+    TPM2_CAP,
     TPM2_HC,
     TPM2_PT,
     TPM2_PT_HR,
@@ -16,7 +18,8 @@ from tpm2_pytss.constants import (
 )
 
 from agent.tpm.attest import Attestation
-from agent.tpm.esys import RC_AUTH, speaking
+from agent.tpm.chip import HIERARCHIES
+from agent.tpm.esys import RC_AUTH, RC_PASSWORD, speaking
 
 # TPMA_PERMANENT, TPMA_STARTUP_CLEAR (TPM 2.0 Library, part 2, 8.6 and 8.7)
 PASSWORD_BITS = {
@@ -89,19 +92,43 @@ class Inventory(Attestation):
 
     def platform_open(self) -> bool:
         """May we use the platform hierarchy? Mostly the firmware gives it a random password at
-        each boot. No property tells, so the password is tried where that does nothing else; for
-        this hierarchy a wrong one is never counted (TPM 2.0 Library, part 1, 19.8.2)."""
-        with (
-            speaking("try the platform hierarchy"),
-            self._session(TPM2_SE.POLICY, ESYS_TR.NONE, TPM2_ALG.SHA256) as session,
-        ):
+        each boot."""
+        with speaking("try the platform hierarchy"):
+            return self._satisfied(ESYS_TR.PLATFORM, RC_AUTH)
+
+    def opened_by(self, hierarchy: str, password: bytes) -> bool:
+        """Is this the password of a hierarchy ("owner", "endorsement")? Zeros at its end do not
+        count. Raises TpmDisabled for one that is switched off."""
+        handle, usual = HIERARCHIES[hierarchy], self._auths.get(hierarchy, b"")
+        with speaking(f"try the password of the {hierarchy} hierarchy"):
+            self.esys.tr_set_auth(handle, password)
             try:
-                self.esys.policy_secret(ESYS_TR.PLATFORM, session)
+                return self._satisfied(handle, RC_PASSWORD)
+            finally:
+                self.esys.tr_set_auth(handle, usual)
+
+    def _satisfied(self, hierarchy: int, refusals: Collection[int]) -> bool:
+        """No property tells, so the password is tried where that does nothing else; for a hierarchy
+        a wrong one is never counted (TPM 2.0 Library, part 1, 19.8.2)."""
+        with self._session(TPM2_SE.POLICY, ESYS_TR.NONE, TPM2_ALG.SHA256) as session:
+            try:
+                self.esys.policy_secret(hierarchy, session)
             except TSS2_Exception as e:
-                if e.rc in RC_AUTH:
+                if e.rc in refusals:
                     return False
                 raise
         return True
+
+    def lacks(self, commands: Mapping[str, int]) -> list[str]:
+        """Which of these commands, given with their codes (TPM2_CC), the chip does not have."""
+        return [name for name, code in commands.items() if not self._implements(code)]
+
+    def _implements(self, code: int) -> bool:
+        """The list starts at the code, or at the next one there is; an attribute's index is it."""
+        with speaking("list the TPM's commands"):
+            _, data = self.esys.get_capability(TPM2_CAP.COMMANDS, code, 1)
+        found = [int(each) & 0xFFFF for each in data.data.command.commandAttributes]
+        return found[:1] == [code]
 
     def _disabled(self) -> frozenset[str]:
         enabled = self._property(TPM2_PT.STARTUP_CLEAR)
