@@ -4,42 +4,42 @@
   environment (REQUESTS_CA_BUNDLE, SSL_CERT_FILE) adds an anchor, nor ~/.netrc a password.
 - No redirect is followed, nothing is sent twice, cookies and compression are not offered.
 - A reply ends: at `limit` bytes, and after `timeout` seconds however slowly it drips.
-- HTTPS_PROXY and NO_PROXY are honoured; a proxy sees the host's name and encrypted bytes.
+- A proxy is the one that is given, else that of HTTPS_PROXY and NO_PROXY; it sees the host's name
+  and encrypted bytes.
 """
 
-import contextlib
 import datetime
 import email.utils
 import re
-import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import IncompleteRead
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 from urllib.parse import urlsplit
 
 import requests
-import requests.adapters
 import requests.utils
 from cryptography.x509 import Certificate
-from urllib3 import HTTPSConnectionPool
-from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError, ProxyError
 
 from agent.errors import (
     HttpGarbled,
+    ProxyLogin,
+    ProxyRefused,
     ProxyUnusable,
     ReplyTooLarge,
     ReplyTruncated,
     TimedOut,
     Unreachable,
 )
+from agent.http_line import Adapter, Alarm, Proxy, Session
 from agent.tls import tls_context, tls_error
-from agent.traffic import ends
 
+__all__ = ["Https", "Proxy", "Reply", "host_of", "printable", "retry_after"]
+NO_LOGIN = 407  # Proxy Authentication Required
+_NO_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")  # http.client
 WEEK = 7 * 24 * 3600
 
 
@@ -61,6 +61,7 @@ class Https:
     `explain`: called when TLS failed; raises what really happened if it knows better (a key that
     could not sign is to TLS only an odd handshake).
     `timeout`: seconds for one whole exchange. `limit`: bytes of a reply's body.
+    `proxy`: to be used whatever the environment says.
     """
 
     def __init__(
@@ -72,17 +73,18 @@ class Https:
         explain: Callable[[], None] | None = None,
         timeout: float = 30,
         limit: int = 1 << 20,
+        proxy: Proxy | None = None,
     ) -> None:
         self._trust, self._explain, self._timeout, self._limit = trust, explain, timeout, limit
         context = tls_context(trust, more)
         if identify:
             identify(context)
             context.post_handshake_auth = True
-        self._alarm = _Alarm(timeout)
-        self._session = _Session()
+        self._alarm, self._proxy = Alarm(timeout), proxy
+        self._session = Session()
         self._session.trust_env = False
         self._session.adapters.clear()
-        self._session.mount("https://", _Adapter(context, self._alarm))
+        self._session.mount("https://", Adapter(context, self._alarm, proxy))
 
     def __enter__(self) -> Self:
         return self
@@ -101,8 +103,8 @@ class Https:
     ) -> Reply:
         """One exchange; any status is a reply. `url` starts with https://.
 
-        Raises Unreachable, TimedOut, ReplyTruncated, TlsDates (75: later); TlsUntrusted, TlsName,
-        TlsClientRefused, TlsFailed, HttpGarbled, ReplyTooLarge (76).
+        Raises Unreachable, TimedOut, ReplyTruncated, ProxyRefused, ProxyLogin, TlsDates (75:
+        later); TlsUntrusted, TlsName, TlsClientRefused, TlsFailed, HttpGarbled, ReplyTooLarge (76).
         """
         host = host_of(url)
         try:
@@ -128,7 +130,7 @@ class Https:
             url,
             headers={"User-Agent": "tpm2cloud", "Accept-Encoding": "identity", **headers},
             data=body,
-            proxies=requests.utils.get_environ_proxies(url),
+            proxies=self._proxies(url),
             timeout=self._timeout,
             allow_redirects=False,
             stream=True,
@@ -140,6 +142,12 @@ class Https:
                     why = f"the reply is longer than {self._limit} bytes"
                     raise ReplyTooLarge(f"cannot use {host_of(url)}: {why}", host=host_of(url))
             return Reply(response.status_code, response.headers, bytes(whole))
+
+    def _proxies(self, url: str) -> dict[str, str]:
+        if self._proxy:
+            return {"https": self._proxy.url}
+        found: dict[str, str] = requests.utils.get_environ_proxies(url)
+        return found
 
     def _late(self, host: str) -> TimedOut:
         why = f"no complete answer within {self._timeout:g} s"
@@ -154,8 +162,7 @@ class Https:
         if self._alarm.rang or any(isinstance(e, TimeoutError) for e in causes):
             raise self._late(host) from error
         if any(isinstance(e, ProxyError) for e in causes):
-            why = f"through the proxy: {_why(causes)}"
-            raise Unreachable(f"cannot reach {host} {why}", host=host) from error
+            raise self._no_way(host, causes) from error
         if tls and not isinstance(tls, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             raise tls_error(host, self._trust, tls) from error
         if any(isinstance(e, IncompleteRead) for e in causes):
@@ -165,6 +172,16 @@ class Https:
             raise Unreachable(f"cannot reach {host}: {_why(causes)}", host=host) from error
         why = f"its reply is not HTTP: {_why(causes)}"
         raise HttpGarbled(f"cannot talk to {host}: {why}", host=host) from error
+
+    def _no_way(self, host: str, causes: list[BaseException]) -> Unreachable:
+        """Past the proxy; it says so itself, or it is not there."""
+        message = f"cannot reach {host} through the proxy: {_why(causes)}"
+        found = _NO_TUNNEL.search(str(causes[-1]))
+        if found is None:
+            return Unreachable(message, host=host)
+        proxy = host_of(self._proxy.url) if self._proxy else "the proxy of HTTPS_PROXY"
+        kind = ProxyLogin if int(found[1]) == NO_LOGIN else ProxyRefused
+        return kind(message, host=host, proxy=proxy)
 
 
 def host_of(url: str) -> str:
@@ -218,81 +235,3 @@ def _why(causes: list[BaseException]) -> str:
     last = causes[-1]
     text = printable(getattr(last, "strerror", None) or str(last) or type(last).__name__)
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
-
-
-class _Alarm:
-    """Cuts the line when an exchange takes too long: a read timeout starts anew at every byte."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._line: socket.socket | None = None
-        self.rang = False
-
-    def watch(self, line: socket.socket) -> None:
-        """From now on this connection is it: a duplicate, for TLS takes the original over."""
-        self.close()
-        self._line = line.dup()
-        if self.rang:  # while it was still connecting
-            self._ring()
-
-    @contextlib.contextmanager
-    def set(self) -> Iterator[None]:
-        self.rang = False
-        timer = threading.Timer(self._seconds, self._ring)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        except BaseException:
-            self.close()  # nobody else holds the connection now: let the server see it end
-            raise
-        finally:
-            timer.cancel()
-            timer.join()
-
-    def _ring(self) -> None:
-        self.rang = True
-        if line := self._line:
-            with contextlib.suppress(OSError):  # the other end was faster
-                line.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        line, self._line = self._line, None
-        if line:
-            with line:
-                ends(line)
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """None, or requests would read a redirect's body without limit and parse its Location,
-        even when told not to follow."""
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Hands our context to urllib3, whole: without this, requests adds certifi's anchors to it."""
-
-    def __init__(self, context: ssl.SSLContext, alarm: _Alarm) -> None:
-        class Connection(HTTPSConnection):
-            def _new_conn(self) -> socket.socket:
-                line = super()._new_conn()
-                alarm.watch(line)
-                return line
-
-        class Pool(HTTPSConnectionPool):
-            ConnectionCls = Connection
-
-        self._context, self._pools = context, {"https": Pool}
-        super().__init__(pool_connections=1, pool_maxsize=1)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
-        self.poolmanager.pool_classes_by_scheme = self._pools
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs, ssl_context=self._context)
-        manager.pool_classes_by_scheme = self._pools
-        return manager
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """The anchors are in the context already, and are all there are."""
