@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import Hash, HashAlgorithm
 
 HEADER = struct.pack(">II", 0xBADCC0DE, 1)
+Key = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
 @dataclass(frozen=True)
@@ -33,35 +34,46 @@ RSA_STRENGTHS = {2048: SHA256, 3072: SHA384}
 ECC_STRENGTHS = {256: SHA256, 384: SHA384}
 
 
-def make(ek: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, name: bytes, secret: bytes) -> bytes:
+def make(ek: Key, name: bytes, secret: bytes) -> bytes:
     """The file with `secret` for the TPM with this EK and an object with this name in it. Raises
     KeyError for an EK of no known template."""
-    if isinstance(ek, rsa.RSAPublicKey):
-        strength = RSA_STRENGTHS[ek.key_size]
-        seed, sealed_seed = _rsa(ek, strength)
+    return HEADER + b"".join(map(_sized, protect(ek, b"IDENTITY", name, _sized(secret))))
+
+
+def protect(key: Key, label: bytes, name: bytes, secret: bytes) -> tuple[bytes, bytes]:
+    """`secret` for the TPM that has this storage or endorsement key, bound to the object of this
+    name (part 1, 23.3.2.4 and 24.4): integrity and ciphertext, and the seed for the key. Raises
+    KeyError for a key of no known template."""
+    if isinstance(key, rsa.RSAPublicKey):
+        strength = RSA_STRENGTHS[key.key_size]
+        seed, sealed_seed = _rsa(key, strength, label)
     else:
-        strength = ECC_STRENGTHS[ek.key_size]
-        seed, sealed_seed = _ecc(ek, strength)
-    key = _kdfa(strength.hash, seed, b"STORAGE", name, strength.aes)
-    encryptor = Cipher(algorithms.AES(key), CFB(bytes(16))).encryptor()
-    identity = encryptor.update(_sized(secret)) + encryptor.finalize()
+        strength = ECC_STRENGTHS[key.key_size]
+        seed, sealed_seed = _ecc(key, strength, label)
+    hidden = encrypted(_kdfa(strength.hash, seed, b"STORAGE", name, strength.aes), secret)
     outer = _kdfa(strength.hash, seed, b"INTEGRITY", b"", 8 * strength.hash.digest_size)
-    integrity = hmac.digest(outer, identity + name, strength.hash.name)
-    return HEADER + _sized(_sized(integrity) + identity) + _sized(sealed_seed)
+    integrity = hmac.digest(outer, hidden + name, strength.hash.name)
+    return _sized(integrity) + hidden, sealed_seed
 
 
-def _rsa(ek: rsa.RSAPublicKey, strength: Strength) -> tuple[bytes, bytes]:
+def encrypted(key: bytes, data: bytes) -> bytes:
+    """AES in CFB mode from an IV of zeros, as TPMs have it."""
+    encryptor = Cipher(algorithms.AES(key), CFB(bytes(16))).encryptor()
+    return encryptor.update(data) + encryptor.finalize()
+
+
+def _rsa(key: rsa.RSAPublicKey, strength: Strength, label: bytes) -> tuple[bytes, bytes]:
     seed = os.urandom(strength.hash.digest_size)
     mgf = padding.MGF1(strength.hash)
-    return seed, ek.encrypt(seed, padding.OAEP(mgf, strength.hash, b"IDENTITY\0"))
+    return seed, key.encrypt(seed, padding.OAEP(mgf, strength.hash, label + b"\0"))
 
 
-def _ecc(ek: ec.EllipticCurvePublicKey, strength: Strength) -> tuple[bytes, bytes]:
-    once = ec.generate_private_key(ek.curve)
-    size = (ek.key_size + 7) // 8
+def _ecc(key: ec.EllipticCurvePublicKey, strength: Strength, label: bytes) -> tuple[bytes, bytes]:
+    once = ec.generate_private_key(key.curve)
+    size = (key.key_size + 7) // 8
     x, y = _point(once.public_key(), size)
-    shared = once.exchange(ec.ECDH(), ek)
-    seed = _kdfe(strength.hash, shared, b"IDENTITY", x, _point(ek, size)[0])
+    shared = once.exchange(ec.ECDH(), key)
+    seed = _kdfe(strength.hash, shared, label, x, _point(key, size)[0])
     return seed, _sized(x) + _sized(y)
 
 
