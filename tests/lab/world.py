@@ -11,6 +11,7 @@ from typing import Self
 from tests.lab import factory, nginx, pki, process, swtpm
 from tests.lab.clock import Clock
 from tests.lab.est import EstServer
+from tests.lab.hub import REGISTRY, Hub
 from tests.lab.provisioning import Dps
 from tests.lab.renewing import RenewingEst
 
@@ -20,7 +21,8 @@ HOST = "cloud.lab.test"  # what devices with a network of their own call this ma
 
 class World:
     """CAs, EST servers and a provisioning service, running for the length of the `with`; many
-    devices may live in it. Everything is below `directory`, all servers on 127.0.0.1.
+    devices may live in it. Everything is below `directory`, all servers on 127.0.0.1, but for hubs,
+    each of which has a loopback address of its own.
 
     The OEM's EST server issues IDevIDs, the owner's LDevIDs, the operator's the operational
     certificates. The latter two CAs are enrolled at the provisioning service.
@@ -36,12 +38,14 @@ class World:
         owner_root_lasts: timedelta = 10 * pki.YEAR,
         clock: Clock | None = None,
         renewing: bool = False,
+        hub: bool = False,
     ) -> None:
         """`kind`: keys of the CAs. The EST servers issue for 90 days, or as long as their CA is
         valid: `owner_lasts` and `operations_lasts` make shorter certificates; a CA does not
         work when its root has expired. `clock`: the time of the servers, and of every device in
         this world; without one it is ours. `renewing`: the EST servers of owner and operator are
-        `owner_server` and `operations_server`."""
+        `owner_server` and `operations_server`. `hub`: there is an IoT Hub, too, `hub`, to which
+        the provisioning service assigns devices."""
         directory.mkdir(parents=True)
         self.directory, self.clock = directory, clock
         vendor = pki.root("OEM CA root", kind, lasts=30 * pki.YEAR)
@@ -51,17 +55,18 @@ class World:
         self.operations_root = pki.root("Operations CA root", kind)
         self.operations = self.operations_root.below("Operations CA", kind, lasts=operations_lasts)
         self.stations = pki.authority("Factory stations CA", kind)
-        vouch = pki.authority("TLS CA", kind, lasts=10 * pki.YEAR)
-        self.tls = vouch.server(directory / "tls", also=[HOST], lasts=9 * pki.YEAR)
+        self._vouch = pki.authority("TLS CA", kind, lasts=10 * pki.YEAR)
+        self.tls = self._vouch.server(directory / "tls", also=[HOST], lasts=9 * pki.YEAR)
         self.maker = directory / "maker"
         self.est_password, self.est_secret, self.operational_password = _secrets(3)
         self.factory_password, self.factory_secret = _secrets(2)
         self._renewing: dict[str, RenewingEst] = {}
-        self._servers(renewing=renewing)
+        self._hubs: list[Hub] = []
+        self._servers(renewing=renewing, hub=hub)
         self._boards: dict[factory.Board, Path] = {}
         self._stack = ExitStack()
 
-    def _servers(self, *, renewing: bool) -> None:
+    def _servers(self, *, renewing: bool, hub: bool) -> None:
         at, tls = self.directory, self.tls
         self.oem_est = EstServer(at / "oem-est", self.oem, tls)
         self._owner_est = EstServer(at / "owner-est", self.owner, tls)
@@ -98,8 +103,10 @@ class World:
         sites = [self.factory_est, self.owner_est, self.operations_est]
         behind = [site for site in sites if site.name not in self._renewing]
         self._front = nginx.Front(at / "nginx", tls, behind, self.clock)
-        enrolled = [ca.save(at / name).root for name, ca in self._issuers().items()]
-        self.dps = Dps(at / "dps", tls, enrolled, clock=self.clock)
+        self._enrolled = [ca.save(at / name).root for name, ca in self._issuers().items()]
+        if hub:
+            self._make_hub()
+        self.dps = Dps(at / "dps", tls, self._enrolled, clock=self.clock)
         self.dps.behave(retry_after=0)
 
     def _renewing_est(self, ca: str) -> RenewingEst:
@@ -118,6 +125,24 @@ class World:
     def operations_server(self) -> RenewingEst:
         return self._renewing["operations"]
 
+    def _make_hub(self) -> Hub:
+        """It knows whom the provisioning service registers there."""
+        where = self.directory / f"hub-{len(self._hubs)}"
+        registry = self.directory / "dps" / REGISTRY
+        enrolled, clock = self._enrolled, self.clock
+        self._hubs.append(Hub(where, self._vouch, registry, enrolled=enrolled, clock=clock))
+        return self._hubs[-1]
+
+    @property
+    def hub(self) -> Hub:
+        return self._hubs[0]
+
+    @contextmanager
+    def another_hub(self) -> Iterator[Hub]:
+        """To which devices may be moved."""
+        with self._make_hub().running() as hub:
+            yield hub
+
     def _issuers(self) -> dict[str, pki.Authority]:
         return {"owner": self.owner, "operations": self.operations}
 
@@ -127,6 +152,8 @@ class World:
             for est in (self.oem_est, *behind):
                 stack.enter_context(est.running())
             stack.enter_context(self.dps.running())
+            for hub in self._hubs:
+                stack.enter_context(hub.running())
             self._est = stack.enter_context(ExitStack())
             self._start_est()
             self._stack = stack.pop_all()
