@@ -58,6 +58,12 @@ def _provision(commands: Any) -> None:
         "step that fails ends the run; the next run goes on with it.",
     )
     add.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    help = (
+        "ask DPS once more, though this device is registered, for its enrolment was changed or "
+        "moved to another hub; the hub key and the hub in use stay, until the new ones have proven "
+        "themselves there (for device.target = 'device')"
+    )
+    add.add_argument("--reregister", action="store_true", help=help)
     add.set_defaults(verb=verbs.provision)
 
 

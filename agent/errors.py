@@ -125,6 +125,13 @@ class TelemetryElsewhere(ConfigError):
     )
 
 
+class ReregistersItself(ConfigError):
+    """provision --reregister is for devices without IoT Edge, which registers itself."""
+
+    code = "reregisters-itself"
+    remedy = "Have IoT Edge ask DPS once more: iotedge system reprovision"
+
+
 class SubjectInvalid(ConfigError):
     """The subject of the IDevID certificate has a part that a certificate cannot hold."""
 
@@ -209,7 +216,7 @@ class TpmdDenied(ConfigError):
     code = "tpmd-denied"
     remedy = (
         "Let its user open {path}: usermod -aG tss {user}, where the group tss has it (ls -l "
-        "{path}); else a udev rule, such as: KERNEL==\"tpmrm0\", GROUP=\"tss\", MODE=\"0660\""
+        '{path}); else a udev rule, such as: KERNEL=="tpmrm0", GROUP="tss", MODE="0660"'
     )
 
 
@@ -456,11 +463,14 @@ class HubKeyOccupied(HandleOccupied):
     )
 
 
-class EkNotRsa(TpmError):
-    """The TPM's EK is no RSA-2048 key, and attestation by TPM takes no other."""
+class EkUnfit(HandleOccupied):
+    """The key where IoT Edge's TPM service looks for the EK is none that it can use."""
 
-    code = "ek-not-rsa"
-    remedy = "Only dps.attestation = 'x509' works with this TPM: its maker certified no RSA-2048 EK"
+    code = "ek-unfit"
+    remedy = (
+        "It takes an RSA-2048 EK of TCG's template L-1. If nobody needs what is at {handle}: "
+        "tpm2_evictcontrol -C o -c {handle}, and that one is made. Or dps.attestation = 'x509'"
+    )
 
 
 class TpmCommandMissing(TpmError):
@@ -468,6 +478,16 @@ class TpmCommandMissing(TpmError):
 
     code = "tpm-command-missing"
     remedy = "Is there newer firmware for this TPM? If not: dps.attestation = 'x509'"
+
+
+class HubKeyNotKept(TpmError):
+    """The TPM has given up the older key for the IoT hub, but does not keep the new one."""
+
+    code, status = "hub-key-not-kept", os.EX_TEMPFAIL
+    remedy = (
+        "It is tried again, with the key on the disk. If it comes back, see what fills the TPM: "
+        "tpm2_getcap handles-persistent"
+    )
 
 
 class LdevidKeyLost(TpmError):
@@ -1250,6 +1270,32 @@ class ChallengeGarbled(Refused):
 
     code = "challenge-garbled"
     remedy = "It is what tpm2_makecredential -o writes: have the CA send it again"
+
+
+class ChallengeInvalid(Refused):
+    """The key that DPS sent for this device's TPM makes no sense."""
+
+    code = "dps-key-invalid"
+    remedy = (
+        "Does anything between here and DPS rewrite replies? DPS is asked anew; if it stays, ask "
+        "whoever runs dps.endpoint"
+    )
+
+
+class ChallengeOfAnother(ChallengeInvalid):
+    """The key that DPS sent is sealed for another TPM."""
+
+    code = "dps-key-of-another-tpm"
+    remedy = (
+        "Compare the endorsement key in the enrolment with: tpm2cloud identity. Is it this TPM's, "
+        "DPS is asked anew"
+    )
+
+
+class KeyImportRefused(ChallengeInvalid):
+    """The key that DPS sent is for this TPM, which does not take it: it was damaged on the way."""
+
+    code = "dps-key-not-taken"
 
 
 def every_error(base: type[AgentError] = AgentError) -> Iterator[type[AgentError]]:

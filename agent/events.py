@@ -44,8 +44,9 @@ STEP_ALREADY_DONE = Event(
 PROVISIONED = Event(
     "provisioned",
     "This device is provisioned",
-    "Every step is done, and IoT Edge's identity service confirms it. An entry like this is "
-    "written at each boot; whether there was something to do, the entries of the steps tell.",
+    "Every step is done; where there is IoT Edge, its identity service confirms it. An entry like "
+    "this is written at each boot; whether there was something to do, the entries of the steps "
+    "tell.",
 )
 STARTED_OVER = Event(
     "started-over",

@@ -11,14 +11,14 @@ from agent.config import Config
 from agent.errors import AgentError
 from agent.events import STEP_ALREADY_DONE, STEP_DONE, Event
 from agent.state import State
-from agent.steps import Step, aziot, preflight
+from agent.steps import Step, azure, preflight
+from agent.steps.dps_ek import dps_ek
 from agent.steps.ek import ek, trust
 from agent.steps.enrol import load
 from agent.steps.idevid import idevid
 from agent.steps.ldevid import Ldevid, dated
 from agent.steps.ldevid_cert import ldevid_cert
 from agent.steps.ldevid_key import ldevid_key
-from agent.steps.registration import registration
 from agent.steps.same_tpm import same_tpm
 from agent.steps.srk import srk
 from agent.steps.token import Token, token
@@ -29,17 +29,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def plan(config: Config, tpm: Tpm, state: State) -> list[Step]:
-    """Pure: nothing is looked at before a step is."""
+def plan(config: Config, tpm: Tpm, state: State, *, anew: bool = False) -> list[Step]:
+    """Pure: nothing is looked at before a step is. `anew`: see azure.last."""
     who = cache(lambda: preflight.who(config, tpm))
     return [
         preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
         preflight.clock(dated(config, state), inputs.trust_files(config)),
         preflight.device_id(who),
-        ek(tpm, trust(config.tpm, state)),
+        (dps_ek if config.dps.attestation == "tpm" else ek)(tpm, trust(config.tpm, state)),
         *_keys(config, tpm, state, who),
-        aziot.configuration(config, state, who),
-        registration(config, state, who),
+        *azure.last(config, tpm, state, who, anew=anew),
     ]
 
 
@@ -61,14 +60,16 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
 
 
 def run(steps: Sequence[Step]) -> None:
-    """Look, act, look again."""
+    """Look, act, look again; and say to systemd that we are ready.
+
+    `iotedge config apply` starts services, and even asking whether IoT Edge is provisioned does (by
+    their sockets). They are ordered after our unit, so systemd holds them back until we are ready:
+    were that said at the end, each would wait for the other. So a run is ready when it is the turn
+    of IoT Edge; without that, at its end: who is ordered after us needs a registered device.
+    """
     width = max(len(step.name) for step in steps)
     for step in steps:
-        # `iotedge config apply` starts services, and even asking whether IoT Edge is provisioned
-        # does (by their sockets). They are ordered after our unit, so systemd holds them back until
-        # we are ready: were that said at the end, each would wait for the other. So a run is ready
-        # when all that is local is done, and it is IoT Edge's turn.
-        ready = "READY=1\n" if step is steps[-1] else ""
+        ready = "READY=1\n" if step.after_us else ""
         journal.tell_systemd(f"{ready}STATUS={step.name}")
         started = time.monotonic()
         event, what, evidence = at(step, partial(converge, step))
@@ -76,6 +77,8 @@ def run(steps: Sequence[Step]) -> None:
         fields = {"step": step.name, "seconds": f"{took:.3f}", "evidence": evidence}
         about = journal.about(event, **fields)
         log.info("%-*s %6.2f s  %s: %s", width, step.name, took, what, evidence, extra=about)
+    if not any(step.after_us for step in steps):
+        journal.tell_systemd("READY=1")
 
 
 def at(step: Step, act: Callable[[], T]) -> T:

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import config, config_factory, config_files, credentials, events, journal, store
-from agent.errors import AgentError, DiskFull, NoPermission, SecretUnreadable
+from agent.errors import (
+    AgentError,
+    DiskFull,
+    NoPermission,
+    ReregistersItself,
+    SecretUnreadable,
+)
 from agent.state import State, write_json
 
 if TYPE_CHECKING:
@@ -35,13 +41,16 @@ def provision(args: argparse.Namespace) -> int:
     from agent import inputs, plan
 
     started, conf, state = time.monotonic(), config.load(args.config), _state()
+    if args.reregister and conf.for_edge:
+        why = "with device.target = 'edge', IoT Edge does that"
+        raise ReregistersItself(f"cannot register this device anew: {why}")
     if args.dry_run:
         inputs.check(conf)
-        return _dry_run(conf, state)
+        return _dry_run(conf, state, anew=args.reregister)
     with store.lock(state.directory), _remembered(state):
         inputs.check(conf)
         with _tpm(conf.tpm.tcti, state.loaded) as tpm:
-            plan.run(plan.plan(conf, tpm, state))
+            plan.run(plan.plan(conf, tpm, state, anew=args.reregister))
     journal.tell_systemd("STATUS=provisioned")
     if journal.on_journal():  # on a terminal, the steps have just said so
         seconds = f"{time.monotonic() - started:.2f}"
@@ -51,11 +60,11 @@ def provision(args: argparse.Namespace) -> int:
     return 0
 
 
-def _dry_run(conf: config.Config, state: State) -> int:
+def _dry_run(conf: config.Config, state: State, *, anew: bool) -> int:
     from agent import plan
 
     with _tpm(conf.tpm.tcti) as tpm:
-        return _left(plan.plan(conf, tpm, state))
+        return _left(plan.plan(conf, tpm, state, anew=anew))
 
 
 def _left(steps: "Sequence[Step]") -> int:
@@ -128,8 +137,10 @@ def identity(args: argparse.Namespace) -> int:
         found = identity.gather(tpm, conf, log.warning, configured=configured)
     if args.csv:
         _say(identity_csv.table([identity_csv.row(found)]))
+    elif args.json:
+        _say(json.dumps(found, indent=2))
     else:
-        _say(json.dumps(found, indent=2) if args.json else "\n".join(identity.as_text(found)))
+        _say("\n".join(identity.as_text(found, edge=conf.for_edge)))
     return 0
 
 

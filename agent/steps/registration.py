@@ -35,7 +35,7 @@ def registration(conf: Config, state: State, who: Who) -> Step:
             return None
         return f"device '{now.device_id}' at hub '{now.hub}'"
 
-    return Step("registration", done, lambda: _apply(conf, state, who()))
+    return Step("registration", done, lambda: _apply(conf, state, who()), after_us=True)
 
 
 def _apply(conf: Config, state: State, who: str) -> None:

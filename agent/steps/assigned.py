@@ -1,0 +1,94 @@
+"""What DPS assigned this device, on disk: with what it was asked, and with the hub key.
+
+An assignment is proven once the hub let the device in with it. A new one is kept beside the one
+before until then, so that at any moment there is one that works. Nothing in the file is a secret in
+the clear: the key is wrapped by the SRK, and of use in this TPM alone.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from agent.state import State, read_json, write_json
+from agent.steps import srk
+from agent.tpm import Tpm
+
+Asked = dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Key:
+    """The hub key, wrapped by the SRK: TPM2B_PUBLIC, TPM2B_PRIVATE."""
+
+    public: bytes
+    private: bytes
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The IoT Hub (a host name) that this device belongs to, and its name there. `asked`: what of
+    it depends on. `key`: with attestation by TPM; else the LDevID logs in."""
+
+    hub: str
+    device_id: str
+    asked: Asked
+    key: Key | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """`proven` is in use; `candidate` is to take its place."""
+
+    proven: Assignment | None = None
+    candidate: Assignment | None = None
+
+
+def read(state: State) -> Assignment | None:
+    """The one in use. Raises NoPermission."""
+    return load(state).proven
+
+
+def load(state: State) -> Kept:
+    """What is missing or damaged is asked for anew. Raises NoPermission."""
+    found = read_json(state.assignment) or {}
+    return Kept(_parsed(found.get("proven")), _parsed(found.get("candidate")))
+
+
+def keep(state: State, kept: Kept) -> None:
+    found = {"proven": kept.proven, "candidate": kept.candidate}
+    shown = {name: _written(each) for name, each in found.items() if each is not None}
+    write_json(state.assignment, shown)
+
+
+def signer(tpm: Tpm, key: Key) -> Callable[[bytes], bytes]:
+    """HMAC-SHA256 with the hub key, 32 bytes, wherever the key is kept. It is in the TPM for the
+    length of one signature: others want its few slots, too."""
+    return partial(sign, tpm, key)
+
+
+def sign(tpm: Tpm, key: Key, data: bytes) -> bytes:
+    with tpm.load(srk.HANDLE, key.public, key.private) as loaded:
+        return tpm.hmac(loaded, data)
+
+
+def _written(assignment: Assignment) -> dict[str, Any]:
+    key = assignment.key
+    blobs = {name: b64encode(blob).decode() for name, blob in asdict(key).items()} if key else None
+    return {**asdict(assignment), "key": blobs}
+
+
+def _parsed(found: Any) -> Assignment | None:
+    try:
+        hub, device_id, asked = str(found["hub"]), str(found["device_id"]), dict(found["asked"])
+        return Assignment(hub, device_id, asked, _key(found["key"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _key(found: Any) -> Key | None:
+    if found is None:
+        return None
+    public, private = (b64decode(found[name], validate=True) for name in ("public", "private"))
+    return Key(public, private)

@@ -1,0 +1,272 @@
+"""Without IoT Edge: this device is registered with DPS, and its hub lets it in.
+
+What only the network knows is kept with what it depends on (agent/steps/assigned.py), so a boot of
+a registered device asks nobody. What DPS assigns is on disk before it is used, then it proves
+itself by a login at the hub, and only then it takes the place of the assignment before. So a run
+that is cut off, or a hub that is away, costs no second question at DPS; and whatever goes wrong,
+the hub key and the assignment before stay as they were.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from agent import inputs, store, x509
+from agent.config import Config, Hub
+from agent.ek import DPS_EK
+from agent.errors import DpsNoKey, HandleOccupied, HubRefused, TpmError
+from agent.state import State
+from agent.steps import Step, assigned, enrol, ldevid_key, srk
+from agent.steps.assigned import Asked, Assignment, Kept, Key
+from agent.steps.turns import in_turn
+from agent.tpm import Public, Tpm
+from agent.tpm.imported import HUB_KEY, is_hub_key
+
+if TYPE_CHECKING:
+    from agent.dps import Assigned, Dps
+    from agent.http import Https
+    from agent.hub import ByCertificate, ByToken, Route
+
+log = logging.getLogger(__name__)
+Who = Callable[[], str]
+
+
+def assignment(conf: Config, tpm: Tpm, state: State, who: Who, *, anew: bool = False) -> Step:
+    """`anew`: DPS is asked, even if it has been with just this."""
+    ours, left = Registration(conf, tpm, state, who), [anew]
+
+    def done() -> str | None:
+        return None if left[0] else ours.done()
+
+    def apply() -> None:
+        if left[0]:
+            ours.register()
+            left[0] = False
+        else:
+            ours.complete()
+
+    return Step("registration", done, apply)
+
+
+def register_again(conf: Config, tpm: Tpm, state: State, who: Who) -> Assignment:
+    """For who was refused by the hub (401, 403, 404): its key was changed, or the device was moved
+    to another hub, disabled or deleted. The caller holds the lock of the state directory.
+
+    Raises DpsWaits while it is too early to ask, and what DPS and the hub answer; what is kept is
+    as before, then.
+    """
+    return Registration(conf, tpm, state, who).register()
+
+
+@dataclass(frozen=True)
+class Registration:
+    conf: Config
+    tpm: Tpm
+    state: State
+    who: Who
+
+    def done(self) -> str | None:
+        kept, wanted = assigned.load(self.state), self._wanted()
+        now = kept.proven
+        if self._by_tpm:
+            _is_left_to_us(self.tpm)
+        if now is None or now.asked != wanted or _waits(kept, wanted):
+            return None
+        if now.key and not self._in_place(now.key):
+            return None
+        at = f", with the key at {HUB_KEY:#x}" if now.key else ""
+        return f"device '{now.device_id}' at hub '{now.hub}'{at}"
+
+    def complete(self) -> None:
+        """From wherever an earlier run was cut off, or something was lost."""
+        kept, wanted = assigned.load(self.state), self._wanted()
+        if _waits(kept, wanted):
+            self._prove(kept)
+        elif kept.proven is None or kept.proven.asked != wanted or not self._put_back(kept.proven):
+            self.register()
+
+    def register(self) -> Assignment:
+        """DPS is asked, in turn."""
+        before, wanted = assigned.load(self.state).proven, self._wanted()
+        with in_turn(self.conf, self.state, self.who()):
+            kept = Kept(before, self._assigned(before, wanted))
+            assigned.keep(self.state, kept)
+            return self._prove(kept)
+
+    # --- what DPS is asked with ---
+
+    @property
+    def _by_tpm(self) -> bool:
+        return self.conf.dps.attestation == "tpm"
+
+    def _wanted(self) -> Asked:
+        """All that an assignment depends on. Raises PayloadUnusable."""
+        conf, payload = self.conf.dps, inputs.payload(self.conf)
+        text = json.dumps(payload, sort_keys=True).encode()
+        return {
+            "endpoint": conf.endpoint,
+            "id_scope": conf.id_scope,
+            "registration_id": self.who(),
+            "attestation": conf.attestation,
+            "shown": self._shown(),
+            "payload": None if payload is None else sha256(text).hexdigest(),
+        }
+
+    def _shown(self) -> str | None:
+        """Who DPS sees; None before it is there."""
+        if self._by_tpm:
+            found = self.tpm.public(DPS_EK.handle)
+            return found.name.hex() if found else None
+        chain = x509.kept(store.read(self.state.ldevid_cert))
+        return x509.fingerprint(chain[0]) if chain else None
+
+    # --- DPS ---
+
+    def _assigned(self, before: Assignment | None, wanted: Asked) -> Assignment:
+        found = self._asked_by_ek() if self._by_tpm else self._asked_by_certificate()
+        key = self._key(found, before) if self._by_tpm else None
+        return Assignment(found.hub, found.device_id, wanted, key)
+
+    def _asked_by_ek(self) -> "Assigned":
+        from agent.http import Https
+
+        def sign(challenge: bytes, data: bytes) -> bytes:
+            """Nothing of it stays in the TPM, nor on disk."""
+            return assigned.sign(self.tpm, self._imported(challenge), data)
+
+        ek, parent = (_there(self.tpm, handle) for handle in (DPS_EK.handle, srk.HANDLE))
+        with Https(self.conf.dps.trust, proxy=inputs.proxy(self.conf)) as https:
+            return self._dps(https).by_tpm(ek.blob, parent.blob, sign)
+
+    def _asked_by_certificate(self) -> "Assigned":
+        from agent.http import Https
+
+        chain = x509.kept(store.read(self.state.ldevid_cert))
+        signer = self.tpm.signer(ldevid_key.HANDLE, known=True)  # its blobs are here
+        proxy = inputs.proxy(self.conf)
+        with (
+            enrol.by_key(signer, chain) as client,
+            Https(self.conf.dps.trust, proxy=proxy, **client) as https,
+        ):
+            return self._dps(https).by_certificate()
+
+    def _dps(self, https: "Https") -> "Dps":
+        from agent.dps import Dps
+
+        conf = self.conf.dps
+        return Dps(
+            https,
+            conf.endpoint,
+            conf.id_scope,
+            self.who(),
+            api_version=conf.api_version,
+            payload=inputs.payload(self.conf),
+        )
+
+    def _imported(self, challenge: bytes) -> Key:
+        return Key(*self.tpm.imported(challenge, DPS_EK.handle, srk.HANDLE))
+
+    def _key(self, found: "Assigned", before: Assignment | None) -> Key:
+        """The hub key; DPS need not send the one again that we have proven."""
+        if found.key is not None:
+            return self._imported(found.key)
+        here = (found.hub, found.device_id)
+        if before is None or before.key is None or (before.hub, before.device_id) != here:
+            raise DpsNoKey(
+                f"cannot use what DPS assigned: it sent no key for '{found.device_id}' at the hub "
+                f"'{found.hub}', and none is known here",
+                host=found.hub,
+                registration_id=self.who(),
+            )
+        return before.key
+
+    # --- the hub ---
+
+    def _prove(self, kept: Kept) -> Assignment:
+        """Let the candidate prove itself, and put it in its place. One that the hub refuses is
+        given up; one that cannot be proven now goes on waiting."""
+        candidate = kept.candidate
+        if candidate is None:
+            raise RuntimeError("there is one that waits")
+        try:
+            self._log_in(candidate)
+        except HubRefused:
+            assigned.keep(self.state, Kept(kept.proven))
+            raise
+        if candidate.key and not self._in_place(candidate.key):
+            self._place(candidate.key)
+        assigned.keep(self.state, Kept(candidate))
+        return candidate
+
+    def _log_in(self, new: Assignment) -> None:
+        from agent import hub
+
+        where = hub.Where(new.hub, new.device_id)
+        login = credential(self.conf, self.tpm, self.state, new)
+        with hub.Hub(where, login, route(self.conf)) as there:
+            there.connect()
+
+    def _in_place(self, key: Key) -> bool:
+        found = self.tpm.public(HUB_KEY)
+        return found is not None and found.blob == key.public
+
+    def _place(self, key: Key) -> None:
+        with self.tpm.load(srk.HANDLE, key.public, key.private) as loaded:
+            self.tpm.keep_instead(loaded, HUB_KEY)
+
+    def _put_back(self, now: Assignment) -> bool:
+        """The key that is not at its handle any more. False: nor can it be had from the disk."""
+        if now.key is None:
+            return False
+        try:
+            self._place(now.key)
+        except TpmError as e:
+            if type(e) is not TpmError:
+                raise
+            log.warning("cannot load the hub key that is kept on this disk: %s; DPS is asked", e)
+            return False
+        return True
+
+
+def _there(tpm: Tpm, handle: int) -> Public:
+    found = tpm.public(handle)
+    if found is None:
+        raise RuntimeError(f"{handle:#x} is made before DPS is asked")
+    return found
+
+
+def _is_left_to_us(tpm: Tpm) -> None:
+    """Raises HandleOccupied. Any key of the kind that DPS issues may have to go: that of another
+    hub, or of IoT Edge in an earlier life of this device."""
+    found = tpm.public(HUB_KEY)
+    if found is not None and not is_hub_key(found):
+        raise HandleOccupied(
+            f"cannot keep the hub key at {HUB_KEY:#x}: it holds {found} that is no hub key",
+            handle=hex(HUB_KEY),
+        )
+
+
+def _waits(kept: Kept, wanted: Asked) -> bool:
+    return kept.candidate is not None and kept.candidate.asked == wanted
+
+
+def credential(conf: Config, tpm: Tpm, state: State, new: Assignment) -> "ByCertificate | ByToken":
+    """How the device logs in at the hub."""
+    from agent import hub
+
+    if new.key is None:
+        signer = tpm.signer(ldevid_key.HANDLE, known=True)
+        return hub.ByCertificate(signer, state.ldevid_cert)
+    lifetime = (conf.hub or Hub()).token_lifetime
+    return hub.ByToken(assigned.signer(tpm, new.key), int(lifetime.total_seconds()))
+
+
+def route(conf: Config) -> "Route":
+    """How the hub is reached."""
+    from agent import hub
+
+    transport = (conf.hub or Hub()).transport
+    return hub.Route(conf.dps.trust, transport == "websockets", inputs.proxy(conf))
