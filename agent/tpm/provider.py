@@ -66,6 +66,13 @@ class TlsKey:
                     path=chain,
                 ) from e
 
+    @contextlib.contextmanager
+    def as_file(self) -> Iterator[str]:
+        """The path of a file that load_cert_chain() takes for a private key, for the length of the
+        `with`: for a library that makes its contexts by itself. No secret is in it."""
+        with _as_file(operations.reference(self._number)) as reference:
+            yield reference
+
     @property
     def error(self) -> BaseException | None:
         """What this thread's last signature with this key raised (a TpmError, mostly), or None."""

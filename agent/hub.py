@@ -1,0 +1,337 @@
+"""An Azure IoT hub, by azure-iot-device: this device's connection to it, and messages over it.
+
+The library's public interface only, and of that as little as there is need for: it connects once
+and sends; when to try again is its caller's business. Its TLS is version 1.2 (it makes no other),
+the certificates of `Route.trust` are its only anchors, and each must be a root.
+
+The key stays in the TPM: a token (attestation by TPM) is signed in the caller's thread, whatever
+the library asks for in its own; a TLS handshake (X.509) signs in the library's thread, while the
+caller's waits for it.
+"""
+
+import contextlib
+import gc
+import logging
+import threading
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+from urllib.parse import urlsplit
+
+from agent import sas
+from agent.errors import ClockImplausible, TrustUnreadable, Unreachable
+from agent.hub_errors import dropped, translated
+from agent.tls import tls_context
+from agent.tpm.operations import Signer
+from agent.tpm.provider import TlsKey
+
+if TYPE_CHECKING:
+    from azure.iot.device import IoTHubDeviceClient, ProxyOptions
+
+    from agent.http import Proxy
+
+RENEW_AT = 0.8  # of a token's lifetime
+LIMIT = 255 * 1024  # bytes of a message; the service's limit of 256 KB counts its properties, too
+PATIENCE = 30.0  # seconds to wait for an acknowledgement
+JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
+LOGGERS = ("azure.iot.device", "paho")
+
+
+@dataclass(frozen=True)
+class Where:
+    """`hub`: its host name; `device_id`: this device's name there."""
+
+    hub: str
+    device_id: str
+
+
+@dataclass(frozen=True)
+class ByToken:
+    """`sign`: HMAC-SHA256 with the key that the hub knows. `lifetime`: seconds, more than 120."""
+
+    sign: Callable[[bytes], bytes]
+    lifetime: float
+
+
+@dataclass(frozen=True)
+class ByCertificate:
+    """`signer`: of the certificate's key; must work in any thread. `chain`: PEM, leaf first."""
+
+    signer: Signer
+    chain: Path
+
+
+@dataclass(frozen=True)
+class Route:
+    """`trust`: PEM, roots. `websockets`: by port 443 instead of 8883. `proxy`: instead of what
+    HTTPS_PROXY says, which is for port 443 only."""
+
+    trust: Path
+    websockets: bool = False
+    proxy: "Proxy | None" = None
+
+
+class Hub:
+    """Closed by the end of the `with`. Not for several threads at once.
+
+    `wake`: called in another thread when there is something to do: `keep` does it. `patience`:
+    seconds to wait for an acknowledgement. Whatever raises an AgentError (HubRefused, Unreachable,
+    TimedOut, ServerBusy, those of agent/tls.py and of the TPM, HubGarbled) leaves no connection.
+    """
+
+    def __init__(
+        self,
+        where: Where,
+        credential: ByToken | ByCertificate,
+        route: Route,
+        *,
+        wake: Callable[[], None] = lambda: None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.where, self._credential, self._route = where, credential, route
+        self._wake, self._patience = wake, patience
+        self._client: IoTHubDeviceClient | None = None
+        self._files = contextlib.ExitStack()
+        self._asked, self._clock = threading.Event(), Lifetime(0)
+        self._key: _Key | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Log in, with a token made now. What was open is closed before."""
+        self.close()
+        with self._speaking():
+            self._client = self._new()
+            _call(self._client, self._new_token_wanted, self._wake)
+            self._client.connect()
+
+    def send(self, data: bytes, message_id: str, kind: str = JSON) -> None:
+        """One message, of at most LIMIT bytes; returns when the hub has acknowledged it. If this
+        raises, it may have arrived nonetheless: send it again with the same `message_id`.
+
+        `kind`: a media type; all but BYTES are UTF-8.
+        """
+        from azure.iot.device import Message
+
+        self.keep()
+        encoding = None if kind == BYTES else "utf-8"
+        message = Message(  # type: ignore[no-untyped-call]
+            data, message_id, content_encoding=encoding, content_type=kind
+        )
+        with self._speaking(), self._alarm():
+            self._open.send_message(message)
+
+    def keep(self) -> None:
+        """See that the connection is there, and renew the token when it is time. Raises
+        Unreachable if the connection is lost."""
+        if self._client is None or not self._client.connected:
+            self.close()
+            hub = self.where.hub
+            raise Unreachable(f"cannot go on with {hub}: the connection was lost", host=hub)
+        if self._asked.is_set() or self.due() <= 0:
+            with self._speaking():
+                self._open.update_sastoken(self._token())
+
+    def due(self) -> float:
+        """Seconds until `keep` should be called; inf if there is nothing to renew."""
+        if isinstance(self._credential, ByCertificate):
+            return float("inf")
+        return self._credential.lifetime * RENEW_AT - self._clock.age()
+
+    def close(self) -> None:
+        """The library's threads end; nothing that was not acknowledged is sent later."""
+        client, self._client = self._client, None
+        if client is not None:
+            _call(client, None, None)
+            with _quiet():
+                with contextlib.suppress(*_failures()):
+                    client.shutdown()  # it has no connection afterwards, whatever it says
+                del client
+                gc.collect()  # its parts hold each other, and their sockets
+        self._files.close()
+
+    # --- inside ---
+
+    @property
+    def _open(self) -> "IoTHubDeviceClient":
+        if self._client is None:
+            raise RuntimeError("a message is sent between connect() and close()")
+        return self._client
+
+    def _new(self) -> "IoTHubDeviceClient":
+        from azure.iot.device import X509, IoTHubDeviceClient
+
+        options: dict[str, Any] = {
+            "server_verification_cert": _text(self._route.trust),
+            "websockets": self._route.websockets,
+            "proxy_options": self._proxy(),
+            "auto_connect": False,
+            "connection_retry": False,
+            "ensure_desired_properties": False,
+            "product_info": "tpm2cloud",
+        }
+        if isinstance(self._credential, ByToken):
+            return IoTHubDeviceClient.create_from_sastoken(self._token(), **options)
+        self._key = _Key(self._credential.signer)
+        chain, reference = self._credential.chain, self._reference(self._key)
+        return IoTHubDeviceClient.create_from_x509_certificate(
+            X509(str(chain), reference),  # type: ignore[no-untyped-call]
+            self.where.hub,
+            self.where.device_id,
+            **options,
+        )
+
+    def _reference(self, key: "_Key") -> str:
+        """The library reads it once, when it makes its context; it is there until `close`."""
+        tls = TlsKey(key)
+        context = tls_context(self._route.trust)
+        if isinstance(self._credential, ByCertificate):
+            tls.load_into(context, self._credential.chain)  # or says what is wrong with it
+        return self._files.enter_context(tls.as_file())
+
+    def _token(self) -> str:
+        if not isinstance(self._credential, ByToken):
+            raise RuntimeError("a certificate needs no token")
+        self._asked.clear()
+        self._clock = Lifetime(self._credential.lifetime)
+        resource = f"{self.where.hub}/devices/{self.where.device_id}"
+        return sas.token(resource, self._credential.sign, self._clock.expires)
+
+    def _new_token_wanted(self) -> None:
+        """In a thread of the library's."""
+        self._asked.set()
+        self._wake()
+
+    def _proxy(self) -> "ProxyOptions | None":
+        if (proxy := self._route.proxy) is not None:
+            return _through(proxy.url, proxy.username, proxy.password)
+        url = urllib.request.getproxies().get("https") if self._route.websockets else None
+        if not url or urllib.request.proxy_bypass(self.where.hub):
+            return None
+        return _through(url, urlsplit(url).username, urlsplit(url).password)
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[None]:
+        try:
+            with _quiet():
+                yield
+        except _failures() as e:
+            self.close()
+            self._raise(e)
+        except ValueError as e:  # the library does not take a token that is over
+            self.close()
+            why = "a token that was made just now is over: the clock is being set"
+            raise ClockImplausible(f"cannot log in to {self.where.hub}: {why}") from e
+        except BaseException:
+            self.close()
+            raise
+
+    def _raise(self, error: Exception) -> NoReturn:
+        told = translated(error, self.where.hub, self.where.device_id, self._route.trust)
+        with _quiet():
+            dropped(error)
+        if self._key is not None:
+            self._key.raise_if_failed()
+        raise told from error
+
+    @contextlib.contextmanager
+    def _alarm(self) -> Iterator[None]:
+        """The library waits for an acknowledgement as long as the connection lasts."""
+        timer = threading.Timer(self._patience, self._hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(*_failures()):
+            self._open.disconnect()  # what waits for an acknowledgement is cancelled
+
+
+class Lifetime:
+    """Of a token, made now: by the wall clock, which the hub compares with its own, and by one that
+    goes on in a suspended device, and that nobody sets."""
+
+    def __init__(self, seconds: float) -> None:
+        self._wall, self._since = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.expires = int(self._wall + seconds)
+
+    def age(self) -> float:
+        wall = time.time() - self._wall
+        return max(wall, time.clock_gettime(time.CLOCK_BOOTTIME) - self._since)
+
+
+class _Key:
+    """A signer that keeps what went wrong in the library's thread for ours."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer, self._lock = signer, threading.Lock()
+        self._error: BaseException | None = None
+
+    @property
+    def public_key(self) -> Any:
+        return self._signer.public_key
+
+    def sign(self, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:
+        with self._lock:
+            try:
+                return self._signer.sign(digest, hash_name, pss=pss)
+            except BaseException as e:
+                self._error = e
+                raise
+
+    def raise_if_failed(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
+def _call(client: Any, new_token: Callable[[], None] | None, change: object) -> None:
+    """In a thread of the library's; its annotations of these are wrong."""
+    client.on_new_sastoken_required = new_token
+    client.on_connection_state_change = change
+
+
+def _through(proxy: str, username: str | None, password: str | None) -> "ProxyOptions":
+    from azure.iot.device import ProxyOptions
+
+    url = urlsplit(proxy)
+    where = (url.hostname, url.port or 80)
+    return ProxyOptions("HTTP", *where, username, password)  # type: ignore[no-untyped-call]
+
+
+def _text(trust: Path) -> str:
+    try:
+        return trust.read_text(encoding="ascii", errors="replace")
+    except OSError as e:
+        raise TrustUnreadable(f"cannot read '{trust}': {e.strerror}", path=trust) from e
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from azure.iot.device import exceptions as e
+
+    return (e.ClientError, e.OperationTimeout, e.OperationCancelled)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The library's threads log tracebacks of what is raised here, too; its TLS contexts are of a
+    kind that Python deprecates, and its sockets are closed when they are forgotten."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        yield

@@ -1,0 +1,78 @@
+"""What azure-iot-device's exceptions mean, in our words."""
+
+import ssl
+import traceback
+from pathlib import Path
+
+from agent.errors import (
+    AgentError,
+    HubGarbled,
+    HubRefused,
+    ServerBusy,
+    TimedOut,
+    Unreachable,
+)
+from agent.http import printable
+from agent.tls import tls_error
+
+
+def translated(error: Exception, hub: str, device: str, trust: Path) -> AgentError:
+    """`error`: what a call of the library raised; what lies behind it is in its causes.
+
+    TlsDates, TimedOut, Unreachable, ServerBusy (75); TlsUntrusted, TlsName, TlsClientRefused,
+    TlsFailed, HubRefused, HubGarbled (76).
+    """
+    found = _causes(error)
+    tls = next((e for e in found if isinstance(e, ssl.SSLError)), None)
+    if tls and not isinstance(tls, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return tls_error(hub, trust, tls)
+    if any(type(e).__module__ == "socks" for e in found):
+        return _by_proxy(found, hub)
+    if any(isinstance(e, TimeoutError) for e in found):
+        return TimedOut(f"cannot talk to {hub}: no answer in time", host=hub)
+    return _by_kind(error, found, hub, device)
+
+
+def _by_kind(error: Exception, found: list[BaseException], hub: str, device: str) -> AgentError:
+    from azure.iot.device import exceptions as e
+
+    why = _why(found)
+    if isinstance(error, e.CredentialError) or "identifier rejected" in why:
+        return HubRefused(f"cannot log in to {hub} as '{device}': {why}", hub=hub, device=device)
+    if isinstance(error, e.OperationTimeout | e.OperationCancelled):
+        return TimedOut(f"cannot talk to {hub}: no answer in time", host=hub)
+    if "broker unavailable" in why:
+        return ServerBusy(f"cannot log in to {hub}: it is not available now", host=hub)
+    if isinstance(error, e.ConnectionDroppedError | e.NoConnectionError):
+        return Unreachable(f"cannot talk to {hub}: the connection was lost", host=hub)
+    if isinstance(found[-1], OSError):
+        return Unreachable(f"cannot reach {hub}: {why}", host=hub)
+    return HubGarbled(f"cannot talk to {hub}: {why}", hub=hub)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """`error`, what caused it, what caused that, and so on; PySocks keeps some in `socket_err`."""
+    found = [error]
+    while True:
+        last = found[-1]
+        inner = last.__cause__ or getattr(last, "socket_err", None) or last.__context__
+        if inner is None or inner in found:
+            return found
+        found.append(inner)
+
+
+def dropped(error: BaseException) -> None:
+    """What its traceback holds: a socket that nobody closed would be open as long as that is."""
+    for each in _causes(error):
+        traceback.clear_frames(each.__traceback__)
+
+
+def _by_proxy(found: list[BaseException], hub: str) -> AgentError:
+    return Unreachable(f"cannot reach {hub} through the proxy: {_why(found)}", host=hub)
+
+
+def _why(found: list[BaseException]) -> str:
+    last = found[-1]
+    text = printable(getattr(last, "strerror", None) or str(last) or type(last).__name__)
+    text = text.removeprefix("Connection Refused: ").rstrip(".")
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
