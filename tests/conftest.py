@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.tpm import Tpm
-from tests.lab import pki, swtpm
+from tests.lab import matrix, pki, swtpm
 from tests.lab.device import Device, Wish
 from tests.lab.tools import Tools
 from tests.lab.world import World
@@ -85,12 +84,23 @@ Tell = Callable[[str], None]
 
 
 @pytest.fixture
-def tell(capfd: pytest.CaptureFixture[str]) -> Tell:
+def tell(pytestconfig: pytest.Config) -> Tell:
     """Into the report of the tests, whatever becomes of their output."""
+    return matrix.told(pytestconfig).append
 
-    def write(text: str) -> None:
-        with capfd.disabled():
-            sys.stdout.write(f"\n{text}\n")
-            sys.stdout.flush()
 
-    return write
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several (pytest-xdist) hands over what was told in it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["told"] = matrix.told(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", {})  # none, if it crashed
+    matrix.told(node.config).extend(output.get("told", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for text in matrix.told(terminalreporter.config):
+        terminalreporter.write_line(f"\n{text}")
