@@ -28,7 +28,7 @@ from agent.errors import (
     NvLocked,
     TpmError,
 )
-from agent.identity_csv import FORMAT
+from agent.identity_csv import FORMAT, enrolled
 from agent.steps import idevid
 from agent.tpm import Public, Tpm
 from agent.x509_der import Issued
@@ -168,13 +168,15 @@ def _certificate(cert: Issued) -> dict[str, Any]:
 # --- for people ---
 
 
-def as_text(found: dict[str, Any]) -> Iterator[str]:
-    """A line for each; the certificates themselves are in the JSON only."""
+def as_text(found: dict[str, Any], *, edge: bool = True) -> Iterator[str]:
+    """A line for each; the certificates themselves are in the JSON only. `edge`: whether it is to
+    be enrolled with IoT Edge."""
+    seen = "operational certificate" if edge else "LDevID certificate"
     yield from _lines(found, "")
     yield ""
     yield "To enrol it in DPS by its TPM (individually; DPS has no groups for that):"
-    yield f"  {enrolment(found)}"
-    yield "To enrol it by X.509: in a group, on the CA that issues its operational certificate."
+    yield f"  {enrolment(found, edge=edge)}"
+    yield f"To enrol it by X.509: in a group, on the CA that issues its {seen}."
 
 
 def _lines(found: Any, at: str) -> Iterator[str]:
@@ -190,14 +192,11 @@ def _lines(found: Any, at: str) -> Iterator[str]:
         yield f"{at}: {'-' if found is None else found}"
 
 
-def enrolment(found: dict[str, Any]) -> str:
-    """The command (of the Azure CLI's extension azure-iot) that lets this device in by its EK: the
-    one at the EK's handle, because clients show that, and make one only if none is there. The
-    registration id is the configured one, or the one that Azure's SDKs make of the EK."""
-    tcg, azure = found["endorsement_key"], found["endorsement_key_azure"]
-    shown = azure if azure and azure["handle"] else tcg
-    who = found["registration_id"] or shown["registration_ids"]["base32"]
+def enrolment(found: dict[str, Any], *, edge: bool) -> str:
+    """The command (of the Azure CLI's extension azure-iot) that lets this device in by its EK."""
+    who, key = enrolled(found)
     return (
         "az iot dps enrollment create --dps-name DPS --resource-group GROUP --attestation-type tpm "
-        f"--enrollment-id {who} --device-id {who} --endorsement-key {shown['public']}"
+        f"--enrollment-id {who} --device-id {who} --edge-enabled {str(edge).lower()} "
+        f"--endorsement-key {key}"
     )

@@ -23,6 +23,7 @@ def row(found: dict[str, Any]) -> Row:
     """One device. Certificates are DER in base64, several with a blank between them; what there is
     none of is empty."""
     own, azure = found["endorsement_key"], found["endorsement_key_azure"]
+    who, key = enrolled(found)
     return {
         **{name: found[name] or "" for name in ("registration_id", "hostname", "serial", "tpm")},
         **_key(own, ""),
@@ -31,7 +32,18 @@ def row(found: dict[str, Any]) -> Row:
         "ek_chain": " ".join(map(_der, found["endorsement_chain"])),
         "idevid_certificate": _der(found["idevid"]) if found["idevid"] else "",
         "tpm2cloud": found["tpm2cloud"],
+        "dps_registration_id": who,
+        "dps_endorsement_key": key,
     }
+
+
+def enrolled(found: dict[str, Any]) -> tuple[str, str]:
+    """Under which registration id, and with which EK (TPM2B_PUBLIC, base64), DPS lets it in by its
+    TPM. The EK is the one at the handle, because clients show that, and make one only if none is
+    there; the id the configured one, or the one that Azure's SDKs make of the EK."""
+    own, azure = found["endorsement_key"], found["endorsement_key_azure"]
+    shown = azure if azure and azure["handle"] else own
+    return found["registration_id"] or shown["registration_ids"]["base32"], shown["public"]
 
 
 def _key(key: dict[str, Any] | None, prefix: str) -> Row:

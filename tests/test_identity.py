@@ -297,4 +297,5 @@ def test_the_text_has_the_line_that_enrols_it(make_device: MakeDevice) -> None:
     options = dict(zip(line[5::2], line[6::2], strict=True))
     assert options["--attestation-type"] == "tpm"
     assert (options["--enrollment-id"], options["--endorsement-key"]) == ("board-7", key)
+    assert (options["--device-id"], options["--edge-enabled"]) == ("board-7", "true")
     assert "BEGIN CERTIFICATE" not in text
