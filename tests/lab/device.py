@@ -1,8 +1,11 @@
 """A device as the golden image and the factory leave it, in one directory instead of /."""
 
+import base64
+import hashlib
 import os
 import pwd
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,7 +16,8 @@ import tomlkit
 
 from tests.lab import pki, swtpm
 from tests.lab.est import BINARIES
-from tests.lab.factory import Board
+from tests.lab.factory import EK, Board, Tools
+from tests.lab.proxy import Proxy
 from tests.lab.world import USER, World
 
 AGENT = Path(__file__).parents[2] / ".venv" / "bin" / "tpm2cloud"
@@ -30,7 +34,10 @@ class Wish:
     issued_by: Literal["est", "static"] = "est"
     operational_auth: Literal["mtls", "basic"] = "mtls"
     attestation: Literal["x509", "tpm"] = "x509"
-    target: str = "edge"
+    target: Literal["edge", "device"] = "edge"
+    enrolled: bool = True  # its TPM at DPS, if target and attestation are "device" and "tpm"
+    transport: Literal["mqtt", "websockets"] = "mqtt"  # to the hub, if the target is "device"
+    proxy: Proxy | None = None  # that the configuration names
     board: Board = field(default_factory=Board)
 
 
@@ -43,6 +50,7 @@ class Device:
 
     def __init__(self, world: World, directory: Path, wish: Wish | None = None) -> None:
         self.world, self.directory, self.wish = world, directory, wish or Wish()
+        self.for_edge = self.wish.target == "edge"
         self.etc, self.aziot = directory / "etc/tpm2cloud", directory / "etc/aziot"
         self.state, self.credentials = directory / "state", directory / "credentials"
         self.bin, self.edge, self.pkcs11 = (
@@ -83,12 +91,14 @@ class Device:
         world = self.world
         wanted = {"est-password": world.est_password, "est-secret": world.est_secret}
         wanted["operational-password"] = world.operational_password
+        if self.wish.proxy and self.wish.proxy.username:
+            wanted["proxy-password"] = self.wish.proxy.password
         for name, text in wanted.items():
             pki.write_private(self.credentials / name, text.encode())
 
     def _iotedge(self) -> None:
         """The stand-in finds its settings beside the link through which it is called."""
-        for name in ("iotedge", "systemctl", "journalctl"):
+        for name in ("iotedge", "systemctl", "journalctl")[0 if self.for_edge else 1 :]:
             (self.bin / name).symlink_to(BINARIES / "iotedge")
         settings = {
             "aziot_dir": str(self.aziot),
@@ -114,7 +124,7 @@ class Device:
     def settings(self) -> dict[str, Any]:
         """What config.toml says for this device."""
         wish, world = self.wish, self.world
-        return {
+        settings: dict[str, Any] = {
             "device": {"id": wish.id, "target": wish.target},
             "tpm": {
                 "tcti": self.tcti,
@@ -125,22 +135,44 @@ class Device:
                 "trust": str(self.etc / "idevid-ca.pem"),
                 "certificate": str(self.state / "idevid.pem"),
             },
-            "ldevid": {"est": self._est(world.owner_est.url(wish.auth))},
-            "pkcs11": {
-                "store": str(self.pkcs11),
-                "owner": pwd.getpwuid(os.getuid()).pw_name,
-            },
-            "operational": self._operational(world.operations_est.url(wish.operational_auth)),
             "dps": {
                 "id_scope": world.dps.scope,
                 "endpoint": world.dps.url,
                 "attestation": wish.attestation,
             },
+        }
+        if self.for_edge or wish.attestation == "x509":
+            settings |= self._ldevid()
+        if wish.proxy:
+            settings["proxy"] = self._proxy(wish.proxy)
+        return merged(settings, self._of_edge() if self.for_edge else self._of_device())
+
+    def _ldevid(self) -> dict[str, Any]:
+        owner = pwd.getpwuid(os.getuid()).pw_name
+        return {
+            "ldevid": {"est": self._est(self.world.owner_est.url(self.wish.auth))},
+            "pkcs11": {"store": str(self.pkcs11), "owner": owner},
+        }
+
+    def _proxy(self, proxy: Proxy) -> dict[str, str]:
+        return {"url": proxy.url} | ({"username": proxy.username} if proxy.username else {})
+
+    def _of_edge(self) -> dict[str, Any]:
+        url = self.world.operations_est.url(self.wish.operational_auth)
+        return {
+            "operational": self._operational(url),
             "aziot": {
                 "directory": str(self.aziot),
                 "state": str(self.edge),
                 "identity_socket": str(self.socket),
             },
+        }
+
+    def _of_device(self) -> dict[str, Any]:
+        """It believes the world's servers, and need not wait for others at DPS."""
+        return {
+            "dps": {"trust": str(self.world.tls.trust), "fleet": 1},
+            "hub": {"transport": self.wish.transport},
         }
 
     def _est(self, url: str) -> dict[str, str]:
@@ -160,10 +192,33 @@ class Device:
         """Write config.toml: `settings()` with these changes, tables merged, None taken out."""
         self.config.write_text(tomlkit.dumps(merged(self.settings(), changes)))
 
+    # --- at the provisioning service ---
+
+    def endorsement_key(self) -> bytes:
+        """Its TPM2B_PUBLIC, with the size, as operators read it; the TPM must be on."""
+        with tempfile.TemporaryDirectory() as directory:
+            Tools(self.tcti, directory)("readpublic", "-c", EK, "-o", "ek.pub")
+            return Path(directory, "ek.pub").read_bytes()
+
+    @property
+    def registration_id(self) -> str:
+        """What `wish.id` stands for, if that is "{ek}" or "{ek-sha256}"."""
+        if "{" not in self.wish.id:
+            return self.wish.id
+        name = hashlib.sha256(self.endorsement_key()).digest()
+        base32 = base64.b32encode(name).decode().lower().rstrip("=")
+        return self.wish.id.format_map({"ek": base32, "ek-sha256": name.hex()})
+
+    def enrol(self) -> None:
+        """The operator makes an individual enrolment of its TPM."""
+        self.world.dps.enrol_tpm(self.registration_id, self.endorsement_key())
+
     # --- life ---
 
     def __enter__(self) -> Self:
         self.power_on()
+        if self.wish.enrolled and self.wish.attestation == "tpm" and not self.for_edge:
+            self.enrol()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -12,7 +12,7 @@ from tests.lab import factory, nginx, pki, process, swtpm
 from tests.lab.clock import Clock
 from tests.lab.est import EstServer
 from tests.lab.hub import REGISTRY, Hub
-from tests.lab.provisioning import Dps
+from tests.lab.provisioning import HUB, Dps
 from tests.lab.renewing import RenewingEst
 
 USER = "device"
@@ -104,9 +104,8 @@ class World:
         behind = [site for site in sites if site.name not in self._renewing]
         self._front = nginx.Front(at / "nginx", tls, behind, self.clock)
         self._enrolled = [ca.save(at / name).root for name, ca in self._issuers().items()]
-        if hub:
-            self._make_hub()
-        self.dps = Dps(at / "dps", tls, self._enrolled, clock=self.clock)
+        hubs = [self._make_hub().host if hub else HUB]
+        self.dps = Dps(at / "dps", tls, self._enrolled, clock=self.clock, hubs=hubs)
         self.dps.behave(retry_after=0)
 
     def _renewing_est(self, ca: str) -> RenewingEst:
