@@ -125,8 +125,15 @@ class TelemetryElsewhere(ConfigError):
     )
 
 
+class PayloadUnusable(ConfigError):
+    """The file that dps.payload names cannot be read, is too large, or is no JSON."""
+
+    code = "payload-unusable"
+    remedy = "Put the JSON that the custom allocation of DPS wants into {path}"
+
+
 class ReregistersItself(ConfigError):
-    """provision --reregister is for devices without IoT Edge, which registers itself."""
+    """Of a device with IoT Edge, tpm2cloud does not register it anew: IoT Edge does that itself."""
 
     code = "reregisters-itself"
     remedy = "Have IoT Edge ask DPS once more: iotedge system reprovision"

@@ -52,9 +52,9 @@ STARTED_OVER = Event(
     "started-over",
     "This device starts over: its TPM is another one",
     "What was on this disk was made with another TPM, or with this one before it was cleared, and "
-    "is of no use with this one: @TPM2CLOUD_REASON@. So IoT Edge was stopped, and the keys and "
-    "certificates of the old identity, tpm2cloud's and IoT Edge's, were removed. What follows is "
-    "as on a first boot. The setting device.moved says whether this may happen.",
+    "is of no use with this one: @TPM2CLOUD_REASON@. So IoT Edge, if it is here, was stopped, and "
+    "the keys and certificates of the old identity, tpm2cloud's and IoT Edge's, removed. The rest "
+    "is as on a first boot. The setting device.moved says whether this may happen.",
 )
 LDEVID_KEY_REPLACED = Event(
     "ldevid-key-replaced",

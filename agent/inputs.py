@@ -1,13 +1,17 @@
 """What the configuration points at: trust files and secrets, looked at before a thing changes."""
 
+import json
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from agent import credentials, x509
+from agent import credentials, store, x509
 from agent.config import Config, LdevidEst, Operational
-from agent.errors import ConfigError, TrustUnreadable
+from agent.errors import ConfigError, PayloadUnusable, TrustUnreadable
+
+LARGEST = 64 * 1024  # bytes of what a custom allocation is told; DPS takes a little more
 
 
 def check(config: Config) -> None:
@@ -29,6 +33,8 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(x509.anchors, path)
     if config.ldevid and (est := config.ldevid.est) and est.auth != "mtls":
         yield partial(est_secret, est)
+    if not config.for_edge:
+        yield partial(payload, config)
     if (operational := config.operational) and operational.issued_by == "est":
         yield partial(_shared, operational.trust)
         if operational.auth == "basic":
@@ -47,6 +53,8 @@ def _shared(path: Path) -> None:
 
 def trust_files(config: Config) -> Iterator[Path]:
     """Every file of CA certificates that this configuration will need."""
+    if not config.for_edge:
+        yield config.dps.trust
     if config.dps.attestation == "tpm":
         return
     if config.idevid.require:
@@ -59,6 +67,20 @@ def trust_files(config: Config) -> Iterator[Path]:
         yield config.ldevid.ca.certificate
     if config.operational and config.operational.issued_by == "est":
         yield config.operational.trust
+
+
+def payload(config: Config) -> Any:
+    """What DPS is told besides, JSON, or None. Raises PayloadUnusable, NoPermission."""
+    if (path := config.dps.payload) is None:
+        return None
+    data = store.read(path)
+    if data is None or len(data) > LARGEST:
+        why = "there is no such file" if data is None else f"it is longer than {LARGEST} bytes"
+        raise PayloadUnusable(f"cannot use '{path}' as payload: {why}", path=path)
+    try:
+        return json.loads(data)
+    except ValueError as e:
+        raise PayloadUnusable(f"cannot use '{path}' as payload: {e}", path=path) from e
 
 
 def est_secret(est: LdevidEst) -> str:

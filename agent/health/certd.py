@@ -46,7 +46,9 @@ class Kept:
 
 
 def kept(conf: Config) -> list[Kept]:
-    """Those of this device, each before what is got by it."""
+    """Those of this device, each before what is got by it; none without IoT Edge."""
+    if not conf.for_edge:
+        return []
     return [*_operational(conf), *_edge_ca(conf)]
 
 

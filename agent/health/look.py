@@ -62,9 +62,10 @@ def _ldevid(tpm: Tpm, conf: Config, state: State) -> Iterator[Found]:
     chain = _chain(store.read(state.ldevid_cert))
     key = tpm.public(ldevid_key.HANDLE)
     static = conf.operational is not None and conf.operational.issued_by == "static"
-    shown = "shown to DPS and the hub" if static else "logs in at the EST servers"
+    seen = static or not conf.for_edge
+    shown = "shown to DPS and the hub" if seen else "logs in at the EST servers"
     names = {LDEVID: f"who this device is to its owner; {shown}"}
-    if static:
+    if static and conf.for_edge:
         names[certd.DEVICE_ID] = f"{shown}: it is the LDevID"
     for name, what in names.items():
         yield Found(

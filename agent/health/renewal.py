@@ -24,7 +24,7 @@ from agent.errors import (
 from agent.state import State
 from agent.steps import (
     Step,
-    aziot,
+    azure,
     ldevid_pauses,
     ldevid_recover,
     ldevid_rekey,
@@ -32,7 +32,6 @@ from agent.steps import (
 )
 from agent.steps.ldevid import Ldevid
 from agent.steps.ldevid_key import HANDLE, ldevid_key
-from agent.steps.registration import registered_with_another, registration
 from agent.steps.token import Token, token
 from agent.tpm import Tpm
 from agent.traffic import traffic
@@ -97,8 +96,8 @@ def unfinished(conf: Config, state: State, who: Callable[[], str]) -> str | None
         return "a renewed certificate has not taken its place yet"
     if ldevid_rekey.left_over(state):
         return "the key before is still kept, or a new one not in use yet"
-    if registered_with_another(conf, state, who()):
-        return "IoT Edge is not registered with the renewed certificate yet"
+    if azure.registered_with_another(conf, state, who()):
+        return "the renewed certificate is not registered with DPS yet"
     return None
 
 
@@ -151,7 +150,7 @@ class _Run:
 
     def _iotedge_is_behind(self) -> bool:
         ours = self.ours
-        moved = registered_with_another(ours.whole, ours.state, ours.who())
+        moved = azure.registered_with_another(ours.whole, ours.state, ours.who())
         return moved or ldevid_rekey.left_over(ours.state)
 
     def _of_ours(self) -> Iterator[Step]:
@@ -163,8 +162,7 @@ class _Run:
     def _of_iotedge(self) -> Iterator[Step]:
         conf, state, who = self.ours.whole, self.ours.state, self.ours.who
         yield from self._of_ours()
-        yield aziot.configuration(conf, state, who)
-        yield registration(conf, state, who)
+        yield from azure.last(conf, self.ours.tpm, state, who)
 
     # --- what is due ---
 

@@ -18,9 +18,8 @@ from agent.health.seen import Device, Look
 from agent.health.services import Unit
 from agent.health.shown import Report
 from agent.health.tending import Tending
-from agent.steps import preflight
+from agent.steps import azure, preflight
 from agent.steps.ldevid import dated
-from agent.steps.registration import was_provisioned
 from agent.steps.same_tpm import same_tpm
 
 log = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ def _ready(device: Device) -> None:
     ):
         if plan.at(step, step.done) is None and step is not here:
             plan.at(step, step.apply)
-    began = store.exists(state.ldevid_cert) or was_provisioned(state)
+    began = store.exists(state.ldevid_cert) or azure.began(conf, state)
     if not began or here.done() is None:
         raise NeverProvisioned("cannot look after this device: it was not provisioned yet")
 
@@ -86,7 +85,7 @@ def _look(device: Device) -> Look:
     now = datetime.now(UTC)
     troubles: list[AgentError] = []
     certificates = _judged(device, now, {}, troubles.append)
-    units = _units()
+    units = _units() if device.conf.for_edge else {}
     late = [each for each in certificates if each.by in services.RENEWERS and _past(each, now)]
     if late:
         since = min(each.threshold or now for each in late)

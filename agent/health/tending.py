@@ -20,8 +20,8 @@ from agent.health.memory import Memory
 from agent.health.seen import Device, Look
 from agent.health.waits import waits
 from agent.moment import moment
-from agent.steps import Step, aziot
-from agent.steps.registration import is_applied, registration
+from agent.steps import Step, aziot, azure
+from agent.steps.registration import is_applied
 
 log = logging.getLogger(__name__)
 IDLE: tuple[Condition, ...] = ("fresh", "not yet valid")  # nothing to do, or that can be done
@@ -200,6 +200,8 @@ class Tending:
         depends on what changes here only where there was a second slot, or a CA was followed: most
         devices have neither."""
         state = self.device.state
+        if not self.device.conf.for_edge:
+            return False
         if not (state.ldevid_slot.exists() or (state.anchors / "operational.json").exists()):
             return False
         conf, who = self.device.conf, self.device.who
@@ -207,8 +209,8 @@ class Tending:
         return not (written and is_applied(conf, state))
 
     def _of_iotedge(self) -> list[Step]:
-        conf, state, who = self.device.conf, self.device.state, self.device.who
-        return [aziot.configuration(conf, state, who), registration(conf, state, who)]
+        device = self.device
+        return azure.last(device.conf, device.tpm, device.state, device.who)
 
     def _configuration(self) -> Iterator[str]:
         """With pauses that grow: to apply it restarts all of IoT Edge."""

@@ -8,7 +8,7 @@ from agent import store
 from agent.config import Config
 from agent.health.services import Unit
 from agent.state import State
-from agent.steps.registration import provisioned, registered_with_another
+from agent.steps import azure
 
 
 def waits(
@@ -22,10 +22,11 @@ def waits(
     looked at. Raises NoPermission."""
     if store.exists(state.ldevid_next):
         yield "A renewed LDevID has not taken its place yet"
-    if not provisioned(state):
-        yield "IoT Edge is not provisioned with its configuration yet"
-    elif registered_with_another(conf, state, who()):
-        yield "IoT Edge is not registered with the renewed LDevID yet"
+    whose = "IoT Edge" if conf.for_edge else "This device"
+    if not azure.registered(conf, state):
+        yield f"{whose} is not provisioned with its configuration yet"
+    elif azure.registered_with_another(conf, state, who()):
+        yield f"{whose} is not registered with the renewed LDevID yet"
     failing = {name for name, unit in units.items() if unit.fails}
     yield from (f"{name} fails" for name in sorted(failing))
     yield from (f"{name} is being helped" for name in sorted(cases.keys() - failing))

@@ -5,12 +5,16 @@ before until then, so that at any moment there is one that works. Nothing in the
 the clear: the key is wrapped by the SRK, and of use in this TPM alone.
 """
 
+import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
+from agent import inputs, store, x509
+from agent.config import Config
 from agent.state import State, read_json, write_json
 from agent.steps import srk
 from agent.tpm import Tpm
@@ -60,6 +64,36 @@ def keep(state: State, kept: Kept) -> None:
     found = {"proven": kept.proven, "candidate": kept.candidate}
     shown = {name: _written(each) for name, each in found.items() if each is not None}
     write_json(state.assignment, shown)
+
+
+def asked(conf: Config, who: str, shown: str | None) -> Asked:
+    """All that an assignment depends on. `shown`: the name of the EK (hex), or the fingerprint of
+    the LDevID; None before it is there. Raises what `inputs.payload` does."""
+    payload = inputs.payload(conf)
+    text = json.dumps(payload, sort_keys=True).encode()
+    return {
+        "endpoint": conf.dps.endpoint,
+        "id_scope": conf.dps.id_scope,
+        "registration_id": who,
+        "attestation": conf.dps.attestation,
+        "shown": shown,
+        "payload": None if payload is None else sha256(text).hexdigest(),
+    }
+
+
+def certificate(state: State) -> str | None:
+    """The fingerprint of the LDevID in use."""
+    chain = x509.kept(store.read(state.ldevid_cert))
+    return x509.fingerprint(chain[0]) if chain else None
+
+
+def made_with_another(conf: Config, state: State, who: str) -> bool:
+    """All that has changed since DPS assigned this is the LDevID, which DPS and the hub know."""
+    now = read(state)
+    if now is None or conf.dps.attestation != "x509":
+        return False
+    wanted = asked(conf, who, certificate(state))
+    return now.asked != wanted and {**now.asked, "shown": wanted["shown"]} == wanted
 
 
 def signer(tpm: Tpm, key: Key) -> Callable[[bytes], bytes]:

@@ -7,11 +7,9 @@ that is cut off, or a hub that is away, costs no second question at DPS; and wha
 the hub key and the assignment before stay as they were.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from agent import inputs, store, x509
@@ -103,25 +101,13 @@ class Registration:
         return self.conf.dps.attestation == "tpm"
 
     def _wanted(self) -> Asked:
-        """All that an assignment depends on. Raises PayloadUnusable."""
-        conf, payload = self.conf.dps, inputs.payload(self.conf)
-        text = json.dumps(payload, sort_keys=True).encode()
-        return {
-            "endpoint": conf.endpoint,
-            "id_scope": conf.id_scope,
-            "registration_id": self.who(),
-            "attestation": conf.attestation,
-            "shown": self._shown(),
-            "payload": None if payload is None else sha256(text).hexdigest(),
-        }
+        return assigned.asked(self.conf, self.who(), self._shown())
 
     def _shown(self) -> str | None:
-        """Who DPS sees; None before it is there."""
-        if self._by_tpm:
-            found = self.tpm.public(DPS_EK.handle)
-            return found.name.hex() if found else None
-        chain = x509.kept(store.read(self.state.ldevid_cert))
-        return x509.fingerprint(chain[0]) if chain else None
+        if not self._by_tpm:
+            return assigned.certificate(self.state)
+        found = self.tpm.public(DPS_EK.handle)
+        return found.name.hex() if found else None
 
     # --- DPS ---
 

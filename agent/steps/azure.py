@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from agent.config import Config
 from agent.state import State
-from agent.steps import Step, aziot, registration
+from agent.steps import Step, assigned, aziot, registration
 from agent.tpm import Tpm
 
 
@@ -19,3 +19,27 @@ def last(
     from agent.steps import assignment  # with IoT Edge, nothing of it is needed
 
     return [assignment.assignment(conf, tpm, state, who, anew=anew)]
+
+
+# --- what files tell of it ---
+
+
+def began(conf: Config, state: State) -> bool:
+    """This device was registered once, with whatever configuration."""
+    if conf.for_edge:
+        return registration.was_provisioned(state)
+    return assigned.load(state) != assigned.Kept()
+
+
+def registered(conf: Config, state: State) -> bool:
+    """It is, with whatever configuration."""
+    if conf.for_edge:
+        return registration.provisioned(state)
+    return assigned.read(state) is not None
+
+
+def registered_with_another(conf: Config, state: State, who: str) -> bool:
+    """All that has changed since is the LDevID that DPS and the hub know."""
+    if conf.for_edge:
+        return registration.registered_with_another(conf, state, who)
+    return assigned.made_with_another(conf, state, who)

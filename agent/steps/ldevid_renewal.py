@@ -84,11 +84,12 @@ def _public(ours: Ldevid, key: Key) -> Public | None:
 
 def _registrable(ours: Ldevid) -> None:
     """With issued_by = "static" another certificate means another registration, for which IoT Edge
-    forgets first who it is: not while DPS is away, as long as there is time. Raises what keeps it
-    from being asked."""
+    forgets first who it is, and so does the hub for a device without IoT Edge: not while DPS is
+    away, as long as there is time. Raises what keeps it from being asked."""
     own, leaf, now = ours.whole.operational, ours.chain()[0], datetime.now(UTC)
     start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    if own is not None and own.issued_by == "static" and end - now > (end - start) / LATE:
+    static = not ours.whole.for_edge or (own is not None and own.issued_by == "static")
+    if static and end - now > (end - start) / LATE:
         dps.there(ours.whole, ours.who())
 
 

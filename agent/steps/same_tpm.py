@@ -117,9 +117,10 @@ def _start_over(conf: Config, state: State, why: str) -> None:
     about = journal.about(STARTED_OVER, reason=why)
     what = "what is on this disk is of no use any more"
     log.warning("starting over: %s, %s", what, why, extra=about)
-    _stop_iotedge(conf)
-    for directory, names in LEFTOVERS.items():
-        store.empty(conf.aziot.state / directory, names)
+    if conf.for_edge:
+        _stop_iotedge(conf)
+        for directory, names in LEFTOVERS.items():
+            store.empty(conf.aziot.state / directory, names)
     pkcs11.remove(conf.pkcs11.store, conf.pkcs11.token)
     for path in filter(store.exists, state.identity):
         store.remove(path)
