@@ -102,16 +102,23 @@ class Endorsement(Keys):
                 yield session
 
     def activate(
-        self, key: int | Transient, ek: int | Transient, credential: bytes, secret: bytes
+        self,
+        key: int | Transient,
+        ek: int | Transient,
+        credential: bytes,
+        secret: bytes,
+        *,
+        parent: bool = False,
     ) -> bytes:
         """What was sealed for `key` in the TPM of `ek` (TPM2_ActivateCredential), at most 64 bytes.
 
         `credential`, `secret`: the contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, without
-        their sizes. Raises CredentialRefused if they are for another key or TPM, or damaged.
+        their sizes. `parent`: the key is one that we use as such, though others have made it.
+        Raises CredentialRefused if they are for another key or TPM, or damaged.
         """
         with (
             speaking("activate a credential", dict.fromkeys(POLICY_FAIL, TpmShared)),
-            self._using(key) as (activated, its),
+            self._known(key) if parent else self._using(key) as (activated, its),
             self._using(ek) as (by, public),
             self._as_admin(its, TPM2_CC.ActivateCredential) as admin,
             self._as_ek(by, public) as session,

@@ -81,10 +81,11 @@ class Keys(Nv):
     @contextlib.contextmanager
     def load(self, parent: int, public: bytes, private: bytes) -> Iterator[Transient]:
         """The key of these two blobs, in a transient slot."""
-        area, _ = TPM2B_PUBLIC.unmarshal(public)
-        wrapped, _ = TPM2B_PRIVATE.unmarshal(private)
-        with speaking(f"load a key below {parent:#x}"), self._below(parent) as under:
-            loaded = self.esys.load(under, wrapped, area)
+        with speaking(f"load a key below {parent:#x}"):
+            area, _ = TPM2B_PUBLIC.unmarshal(public)
+            wrapped, _ = TPM2B_PRIVATE.unmarshal(private)
+            with self._below(parent) as under:  # not for longer: libtss2 has but one ESYS_TR of it
+                loaded = self.esys.load(under, wrapped, area)
             with self._flushed(loaded):
                 yield Transient(loaded, parse(area))
 
@@ -147,14 +148,21 @@ class Keys(Nv):
 
     @contextlib.contextmanager
     def _below(self, parent: int) -> Iterator[Any]:
-        """The ESYS_TR of a storage key, to be used with its empty password. Others' may have
-        another one, and nothing tells: so where an error counts as an attack, the last try before a
-        lockout is never ours. Raises TpmLockout."""
-        with self._using(parent, known=True) as (key, public):
-            if public.locks and self._tries_left() == 1:
-                why = "its password may be another than the empty one, and one more error locks it"
-                raise TpmLockout(f"cannot use the TPM's key at {parent:#x}: {why}")
+        """The ESYS_TR of a storage key. Raises TpmLockout."""
+        with self._known(parent) as (key, _):
             yield key
+
+    @contextlib.contextmanager
+    def _known(self, thing: int | Transient) -> Iterator[tuple[Any, Public]]:
+        """A key, to be used with its empty password, and what it is. Others' may have another one,
+        and nothing tells: so where an error counts as an attack, the last try before a lockout is
+        never ours. Raises TpmLockout."""
+        with self._using(thing, known=True) as (key, public):
+            if public.locks and self._tries_left() == 1:
+                which = "loaded key" if isinstance(thing, Transient) else f"key at {thing:#x}"
+                why = "its password may be another than the empty one, and one more error locks it"
+                raise TpmLockout(f"cannot use the TPM's {which}: {why}")
+            yield key, public
 
     def _tries_left(self) -> int:
         """Wrong passwords until lockout."""

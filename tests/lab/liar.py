@@ -17,20 +17,38 @@ KEYS = {0x173}
 HEADER = 10  # tag, size, code
 
 
+Ask = Callable[[bytes], bytes]
+
+
 @contextlib.contextmanager
 def between(honest: Path, shown: Path, at: Path, commands: set[int]) -> Iterator[str]:
     """The TCTI of a TPM that is the one at the socket `honest`, but for those `commands`, which the
     one at `shown` answers. `at`: a socket to be made."""
 
-    def answer(command: bytes) -> bytes:
-        code = int.from_bytes(command[6:10], "big")
-        return _ask(shown if code in commands else honest, command)
+    def answer(command: bytes, ask: Ask) -> bytes:
+        return _ask(shown, command) if code(command) in commands else ask(command)
+
+    with through(honest, at, answer) as tcti:
+        yield tcti
+
+
+@contextlib.contextmanager
+def through(honest: Path, at: Path, answer: Callable[[bytes, Ask], bytes]) -> Iterator[str]:
+    """The TCTI of a TPM for which `answer` speaks; it may ask the one at the socket `honest`."""
+
+    def command(message: bytes) -> bytes:
+        return answer(message, lambda said: _ask(honest, said))
 
     def control(message: bytes) -> bytes:
         return _talk(honest.with_name(f"{honest.name}.ctrl"), message, bool)
 
-    with _serving(at, answer, _whole), _serving(at.with_name(f"{at.name}.ctrl"), control, bool):
+    with _serving(at, command, _whole), _serving(at.with_name(f"{at.name}.ctrl"), control, bool):
         yield f"swtpm:path={at}"
+
+
+def code(command: bytes) -> int:
+    """Which it is (TPM2_CC)."""
+    return int.from_bytes(command[6:10], "big")
 
 
 def _whole(message: bytes) -> bool:
