@@ -37,7 +37,7 @@ from agent.errors import (
 from agent.http_line import Adapter, Alarm, Proxy, Session
 from agent.tls import tls_context, tls_error
 
-__all__ = ["Https", "Proxy", "Reply", "host_of", "printable", "retry_after"]
+__all__ = ["Https", "Proxy", "Reply", "host_of", "http_date", "printable", "retry_after"]
 NO_LOGIN = 407  # Proxy Authentication Required
 _NO_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")  # http.client
 WEEK = 7 * 24 * 3600
@@ -203,15 +203,15 @@ def retry_after(headers: Mapping[str, str]) -> int | None:
     if re.fullmatch(r"-?[0-9]+", value):
         seconds = WEEK if len(value) > 9 else int(value)
     else:
-        until = _date(value)
+        until = http_date(value)
         if until is None:
             return None
-        now = _date(headers.get("Date", "")) or datetime.datetime.now(datetime.UTC)
+        now = http_date(headers.get("Date", "")) or datetime.datetime.now(datetime.UTC)
         seconds = int((until - now).total_seconds())
     return min(max(seconds, 0), WEEK)
 
 
-def _date(text: str) -> datetime.datetime | None:
+def http_date(text: str) -> datetime.datetime | None:
     """An HTTP-date in any of the three forms of RFC 9110, 5.6.7 (all are UTC)."""
     try:
         return email.utils.parsedate_to_datetime(text).replace(tzinfo=datetime.UTC)

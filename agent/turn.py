@@ -1,0 +1,139 @@
+"""When a device of a fleet may ask DPS: a turn of its own, so that all together stay below what the
+service takes; pure.
+
+DPS takes 1,000 registrations a minute. After a power cut a whole fleet boots as one. Devices know
+nothing of each other, so each waits for a time that follows from its registration id, evenly spread
+over a window that is long enough for all: `margin` longer than the shortest possible.
+
+- Names that count up (serial numbers) fall on places that are as far apart as can be: no minute of
+  the window gets more than its share, and a few.
+- Names that do not (those made of an EK) fall on places by chance. In a fleet of 100,000 some
+  minute then gets more than 1,000 with a probability of about 5 % (by certificate) or 10 % (by TPM:
+  twice as many minutes): a scan of Poisson counts with a mean of 881 (Naus; Alm: the rate is
+  (1 - 881/1001) * 881 a minute, times P(1000; 881), 5.7e-6, or 6 % and 13 %, of which being 100,000
+  and no more takes a part). It is then more by some ten, which are told to come later, and do.
+  Smaller fleets have fewer minutes, but it takes 1,000 for there to be one.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agent.backoff import CREDIBLE, Backoff, jitter
+from agent.moment import Moment
+
+PER_MINUTE = 1000  # registrations that DPS takes (Azure DPS quotas and limits)
+MARGIN = 1.135
+REQUESTS = {"x509": 1, "tpm": 2}  # of which one registration is made: a challenge, and its answer
+GAP = 61.0  # seconds between these two: never both in one minute
+NEAR = 90.0  # seconds that a process waits itself; for more it comes again
+FIRST, SLOW, LONGEST = 60.0, 15 * 60.0, 3600.0  # seconds of pauses; SLOW: a person is needed
+WHY = 500  # characters
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: its multiples are spread most evenly (Knuth)
+_NUMBER = re.compile(r"(.*?)([0-9]*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is kept. `since`: the uptime, of the boot `boot_id`, at which the device first wanted to
+    register; `until`: that at which a pause ends, if it began in this boot; `not_before`: the same
+    by the wall clock, for the next. `failures`: in a row. `why`: what the last one said."""
+
+    boot_id: str = ""
+    since: float = 0.0
+    until: float = 0.0
+    failures: int = 0
+    not_before: datetime | None = None
+    why: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        kept = Backoff(self.failures, self.not_before).as_json()
+        del kept["heard"]
+        more = {"boot_id": self.boot_id, "since": self.since, "until": self.until, "why": self.why}
+        return {**more, **kept}
+
+    @staticmethod
+    def of(kept: Mapping[str, Any]) -> "Turn":
+        """What is damaged is as if never known."""
+        pause = Backoff.of(kept)
+        try:
+            boot_id, why = str(kept["boot_id"]), str(kept["why"])[:WHY]
+            since, until = float(kept["since"]), float(kept["until"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return Turn()
+        if not (0 <= since < 2**33 and 0 <= until < 2**33):  # NaN is neither
+            return Turn()
+        return Turn(boot_id, since, until, pause.failures, pause.not_before, why)
+
+
+def window(fleet: int, requests: int) -> float:
+    """Seconds over which the first requests of this many devices are spread."""
+    return fleet * requests * 60 / PER_MINUTE * MARGIN
+
+
+def gap(fleet: int, requests: int) -> float:
+    """Seconds between a device's own requests: together, two of one device would be two at one
+    place, and the places twice as uneven. Where the whole fleet may ask within a minute, none."""
+    return GAP if requests > 1 and fleet * requests > PER_MINUTE else 0.0
+
+
+def place(who: str) -> float:
+    """In the window: 0 to 1, less than 1; always the same of the same registration id."""
+    found = _NUMBER.fullmatch(who)
+    head, number = found.groups() if found else (who, "")
+    step = int(number[-18:] or "0") * _GOLDEN % 2**64
+    return (jitter(head.encode()) + step / 2**64) % 1.0
+
+
+def arrived(turn: Turn, now: Moment) -> Turn:
+    """It wants to register; its waiting begins with the first time in this boot."""
+    if turn.boot_id == now.boot_id and turn.since <= now.uptime:
+        return turn
+    return replace(turn, boot_id=now.boot_id, since=now.uptime, until=0.0)
+
+
+def left(turn: Turn, who: str, window: float, now: Moment, wall: datetime) -> float:
+    """Seconds until it may ask, 0 if it may. `turn`: as it `arrived`."""
+    return max(0.0, turn.since + window * place(who) - now.uptime, pause_left(turn, now, wall))
+
+
+def pause_left(turn: Turn, now: Moment, wall: datetime) -> float:
+    """Seconds of the pause after a failure. In the boot it began in nobody's clock ends it; later,
+    one that was turned back does not make it longer (agent/backoff.py)."""
+    if turn.until:
+        return max(0.0, turn.until - now.uptime)
+    until = turn.not_before
+    if until is None or not Backoff(turn.failures, until).waits(wall):
+        return 0.0
+    return (until - wall).total_seconds()
+
+
+def failed(
+    turn: Turn,
+    who: str,
+    window: float,
+    now: Moment,
+    wall: datetime,
+    *,
+    told: int | None = None,
+    slow: bool = False,
+    why: str = "",
+) -> Turn:
+    """DPS answered, but not with a hub. `told`: seconds, by Retry-After. `slow`: it will say the
+    same until a person does something. All that failed together come back spread, again."""
+    failures = turn.failures + 1
+    doubled = min(FIRST * 2 ** min(failures - 1, 10), LONGEST)
+    least = max(doubled, SLOW if slow else 0.0, float(told or 0), window)
+    pause = least * (1 + jitter(f"{who}\n{failures}".encode()) / 2)
+    pause = min(pause, CREDIBLE.total_seconds())
+    until = wall.astimezone(UTC) + timedelta(seconds=pause)
+    return replace(
+        turn,
+        boot_id=now.boot_id,
+        until=now.uptime + pause,
+        failures=failures,
+        not_before=until,
+        why=why[:WHY],
+    )
