@@ -11,20 +11,25 @@ caller's waits for it.
 
 import contextlib
 import gc
-import logging
 import threading
-import time
-import urllib.request
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
-from urllib.parse import urlsplit
 
 from agent import sas
-from agent.errors import ClockImplausible, TrustUnreadable, Unreachable
-from agent.hub_errors import dropped, translated
+from agent.errors import ClockImplausible, Unreachable
+from agent.hub_errors import Line, dropped, translated
+from agent.hub_library import (
+    Key,
+    Lifetime,
+    call,
+    certificates,
+    failures,
+    of_environment,
+    quiet,
+    through,
+)
 from agent.tls import tls_context
 from agent.tpm.operations import Signer
 from agent.tpm.provider import TlsKey
@@ -38,7 +43,6 @@ RENEW_AT = 0.8  # of a token's lifetime
 LIMIT = 255 * 1024  # bytes of a message; the service's limit of 256 KB counts its properties, too
 PATIENCE = 30.0  # seconds to wait for an acknowledgement
 JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
-LOGGERS = ("azure.iot.device", "paho")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Hub:
         self._client: IoTHubDeviceClient | None = None
         self._files = contextlib.ExitStack()
         self._asked, self._clock = threading.Event(), Lifetime(0)
-        self._key: _Key | None = None
+        self._key: Key | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +114,7 @@ class Hub:
         self.close()
         with self._speaking():
             self._client = self._new()
-            _call(self._client, self._new_token_wanted, self._wake)
+            call(self._client, self._new_token_wanted, self._wake)
             self._client.connect()
 
     def send(self, data: bytes, message_id: str, kind: str = JSON) -> None:
@@ -150,9 +154,9 @@ class Hub:
         """The library's threads end; nothing that was not acknowledged is sent later."""
         client, self._client = self._client, None
         if client is not None:
-            _call(client, None, None)
-            with _quiet():
-                with contextlib.suppress(*_failures()):
+            call(client, None, None)
+            with quiet():
+                with contextlib.suppress(*failures()):
                     client.shutdown()  # it has no connection afterwards, whatever it says
                 del client
                 gc.collect()  # its parts hold each other, and their sockets
@@ -169,8 +173,9 @@ class Hub:
     def _new(self) -> "IoTHubDeviceClient":
         from azure.iot.device import X509, IoTHubDeviceClient
 
+        context = tls_context(self._route.trust)  # or says what is wrong with it
         options: dict[str, Any] = {
-            "server_verification_cert": _text(self._route.trust),
+            "server_verification_cert": certificates(self._route.trust),
             "websockets": self._route.websockets,
             "proxy_options": self._proxy(),
             "auto_connect": False,
@@ -180,22 +185,16 @@ class Hub:
         }
         if isinstance(self._credential, ByToken):
             return IoTHubDeviceClient.create_from_sastoken(self._token(), **options)
-        self._key = _Key(self._credential.signer)
-        chain, reference = self._credential.chain, self._reference(self._key)
+        self._key = Key(self._credential.signer)
+        chain, tls = self._credential.chain, TlsKey(self._key)
+        tls.load_into(context, chain)  # or says what is wrong with that
+        reference = self._files.enter_context(tls.as_file())  # read once, when a context is made
         return IoTHubDeviceClient.create_from_x509_certificate(
             X509(str(chain), reference),  # type: ignore[no-untyped-call]
             self.where.hub,
             self.where.device_id,
             **options,
         )
-
-    def _reference(self, key: "_Key") -> str:
-        """The library reads it once, when it makes its context; it is there until `close`."""
-        tls = TlsKey(key)
-        context = tls_context(self._route.trust)
-        if isinstance(self._credential, ByCertificate):
-            tls.load_into(context, self._credential.chain)  # or says what is wrong with it
-        return self._files.enter_context(tls.as_file())
 
     def _token(self) -> str:
         if not isinstance(self._credential, ByToken):
@@ -212,18 +211,15 @@ class Hub:
 
     def _proxy(self) -> "ProxyOptions | None":
         if (proxy := self._route.proxy) is not None:
-            return _through(proxy.url, proxy.username, proxy.password)
-        url = urllib.request.getproxies().get("https") if self._route.websockets else None
-        if not url or urllib.request.proxy_bypass(self.where.hub):
-            return None
-        return _through(url, urlsplit(url).username, urlsplit(url).password)
+            return through(proxy.url, proxy.username, proxy.password)
+        return of_environment(self.where.hub) if self._route.websockets else None
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:
         try:
-            with _quiet():
+            with quiet():
                 yield
-        except _failures() as e:
+        except failures() as e:
             self.close()
             self._raise(e)
         except ValueError as e:  # the library does not take a token that is over
@@ -235,8 +231,11 @@ class Hub:
             raise
 
     def _raise(self, error: Exception) -> NoReturn:
-        told = translated(error, self.where.hub, self.where.device_id, self._route.trust)
-        with _quiet():
+        proxy = self._proxy()
+        through = f"{proxy.proxy_address}:{proxy.proxy_port}" if proxy else None
+        line = Line(self.where.hub, self.where.device_id, self._route.trust, through)
+        told = translated(error, line)
+        with quiet():
             dropped(error)
         if self._key is not None:
             self._key.raise_if_failed()
@@ -254,84 +253,5 @@ class Hub:
             timer.cancel()
 
     def _hang_up(self) -> None:
-        with contextlib.suppress(*_failures()):
+        with contextlib.suppress(*failures()):
             self._open.disconnect()  # what waits for an acknowledgement is cancelled
-
-
-class Lifetime:
-    """Of a token, made now: by the wall clock, which the hub compares with its own, and by one that
-    goes on in a suspended device, and that nobody sets."""
-
-    def __init__(self, seconds: float) -> None:
-        self._wall, self._since = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
-        self.expires = int(self._wall + seconds)
-
-    def age(self) -> float:
-        wall = time.time() - self._wall
-        return max(wall, time.clock_gettime(time.CLOCK_BOOTTIME) - self._since)
-
-
-class _Key:
-    """A signer that keeps what went wrong in the library's thread for ours."""
-
-    def __init__(self, signer: Signer) -> None:
-        self._signer, self._lock = signer, threading.Lock()
-        self._error: BaseException | None = None
-
-    @property
-    def public_key(self) -> Any:
-        return self._signer.public_key
-
-    def sign(self, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:
-        with self._lock:
-            try:
-                return self._signer.sign(digest, hash_name, pss=pss)
-            except BaseException as e:
-                self._error = e
-                raise
-
-    def raise_if_failed(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-
-def _call(client: Any, new_token: Callable[[], None] | None, change: object) -> None:
-    """In a thread of the library's; its annotations of these are wrong."""
-    client.on_new_sastoken_required = new_token
-    client.on_connection_state_change = change
-
-
-def _through(proxy: str, username: str | None, password: str | None) -> "ProxyOptions":
-    from azure.iot.device import ProxyOptions
-
-    url = urlsplit(proxy)
-    where = (url.hostname, url.port or 80)
-    return ProxyOptions("HTTP", *where, username, password)  # type: ignore[no-untyped-call]
-
-
-def _text(trust: Path) -> str:
-    try:
-        return trust.read_text(encoding="ascii", errors="replace")
-    except OSError as e:
-        raise TrustUnreadable(f"cannot read '{trust}': {e.strerror}", path=trust) from e
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    from azure.iot.device import exceptions as e
-
-    return (e.ClientError, e.OperationTimeout, e.OperationCancelled)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The library's threads log tracebacks of what is raised here, too; its TLS contexts are of a
-    kind that Python deprecates, and its sockets are closed when they are forgotten."""
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        if not logger.handlers:
-            logger.addHandler(logging.NullHandler())
-    with warnings.catch_warnings():
-        for kind in (DeprecationWarning, ResourceWarning):
-            warnings.simplefilter("ignore", kind)
-        yield

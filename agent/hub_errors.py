@@ -1,13 +1,17 @@
 """What azure-iot-device's exceptions mean, in our words."""
 
+import re
 import ssl
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import (
     AgentError,
     HubGarbled,
     HubRefused,
+    ProxyLogin,
+    ProxyRefused,
     ServerBusy,
     TimedOut,
     Unreachable,
@@ -15,22 +19,34 @@ from agent.errors import (
 from agent.http import printable
 from agent.tls import tls_error
 
+NO_LOGIN = 407  # Proxy Authentication Required
 
-def translated(error: Exception, hub: str, device: str, trust: Path) -> AgentError:
+
+@dataclass(frozen=True)
+class Line:
+    """Where to, as whom, and how; `proxy`: HOST:PORT, if any."""
+
+    hub: str
+    device: str
+    trust: Path
+    proxy: str | None
+
+
+def translated(error: Exception, line: Line) -> AgentError:
     """`error`: what a call of the library raised; what lies behind it is in its causes.
 
-    TlsDates, TimedOut, Unreachable, ServerBusy (75); TlsUntrusted, TlsName, TlsClientRefused,
-    TlsFailed, HubRefused, HubGarbled (76).
+    TlsDates, TimedOut, Unreachable, ProxyRefused, ProxyLogin, ServerBusy (75); TlsUntrusted,
+    TlsName, TlsClientRefused, TlsFailed, HubRefused, HubGarbled (76).
     """
-    found = _causes(error)
+    found, hub = _causes(error), line.hub
     tls = next((e for e in found if isinstance(e, ssl.SSLError)), None)
     if tls and not isinstance(tls, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return tls_error(hub, trust, tls)
+        return tls_error(hub, line.trust, tls)
     if any(type(e).__module__ == "socks" for e in found):
-        return _by_proxy(found, hub)
+        return _by_proxy(found, line)
     if any(isinstance(e, TimeoutError) for e in found):
         return TimedOut(f"cannot talk to {hub}: no answer in time", host=hub)
-    return _by_kind(error, found, hub, device)
+    return _by_kind(error, found, hub, line.device)
 
 
 def _by_kind(error: Exception, found: list[BaseException], hub: str, device: str) -> AgentError:
@@ -67,8 +83,13 @@ def dropped(error: BaseException) -> None:
         traceback.clear_frames(each.__traceback__)
 
 
-def _by_proxy(found: list[BaseException], hub: str) -> AgentError:
-    return Unreachable(f"cannot reach {hub} through the proxy: {_why(found)}", host=hub)
+def _by_proxy(found: list[BaseException], line: Line) -> AgentError:
+    why = f"cannot reach {line.hub} through the proxy: {_why(found)}"
+    status = re.match(r"([0-9]{3}): ", str(found[-1]))
+    if not status or line.proxy is None:
+        return Unreachable(why, host=line.hub)
+    kind = ProxyLogin if int(status[1]) == NO_LOGIN else ProxyRefused
+    return kind(why, host=line.hub, proxy=line.proxy)
 
 
 def _why(found: list[BaseException]) -> str:

@@ -1,0 +1,106 @@
+"""What our side of azure-iot-device needs around it (agent/hub.py)."""
+
+import contextlib
+import logging
+import re
+import threading
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from agent.tpm.operations import Signer
+
+if TYPE_CHECKING:
+    from azure.iot.device import ProxyOptions
+
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+LOGGERS = ("azure.iot.device", "paho")
+
+
+class Lifetime:
+    """Of a token, made now: by the wall clock, which the hub compares with its own, and by one that
+    goes on in a suspended device, and that nobody sets."""
+
+    def __init__(self, seconds: float) -> None:
+        self._wall, self._since = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.expires = int(self._wall + seconds)
+
+    def age(self) -> float:
+        wall = time.time() - self._wall
+        return max(wall, time.clock_gettime(time.CLOCK_BOOTTIME) - self._since)
+
+
+class Key:
+    """A signer that keeps what went wrong in the library's thread for ours."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer, self._lock = signer, threading.Lock()
+        self._error: BaseException | None = None
+
+    @property
+    def public_key(self) -> Any:
+        return self._signer.public_key
+
+    def sign(self, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:
+        with self._lock:
+            try:
+                return self._signer.sign(digest, hash_name, pss=pss)
+            except BaseException as e:
+                self._error = e
+                raise
+
+    def raise_if_failed(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
+def call(client: Any, new_token: Callable[[], None] | None, change: object) -> None:
+    """In a thread of the library's; its annotations of these are wrong."""
+    client.on_new_sastoken_required = new_token
+    client.on_connection_state_change = change
+
+
+def of_environment(hub: str) -> "ProxyOptions | None":
+    """What HTTPS_PROXY and NO_PROXY say of this host."""
+    url = urllib.request.getproxies().get("https")
+    if not url or urllib.request.proxy_bypass(hub):
+        return None
+    return through(url, urlsplit(url).username, urlsplit(url).password)
+
+
+def through(proxy: str, username: str | None, password: str | None) -> "ProxyOptions":
+    from azure.iot.device import ProxyOptions
+
+    url = urlsplit(proxy)
+    where = (url.hostname, url.port or 80)
+    return ProxyOptions("HTTP", *where, username, password)  # type: ignore[no-untyped-call]
+
+
+def certificates(trust: Path) -> str:
+    """As the library wants them: PEM, and not a letter besides that is not ASCII."""
+    return "\n".join(CERTIFICATE.findall(trust.read_text(encoding="latin-1")))
+
+
+def failures() -> tuple[type[Exception], ...]:
+    from azure.iot.device import exceptions as e
+
+    return (e.ClientError, e.OperationTimeout, e.OperationCancelled)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The library's threads log tracebacks of what is raised here, too; its TLS contexts are of a
+    kind that Python deprecates, and its sockets are closed when they are forgotten."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        yield
