@@ -5,11 +5,14 @@ import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent import credentials, store, x509
 from agent.config import Config, LdevidEst, Operational
 from agent.errors import ConfigError, PayloadUnusable, TrustUnreadable
+
+if TYPE_CHECKING:
+    from agent.http import Proxy
 
 LARGEST = 64 * 1024  # bytes of what a custom allocation is told; DPS takes a little more
 
@@ -35,6 +38,7 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(est_secret, est)
     if not config.for_edge:
         yield partial(payload, config)
+    yield partial(proxy, config)
     if (operational := config.operational) and operational.issued_by == "est":
         yield partial(_shared, operational.trust)
         if operational.auth == "basic":
@@ -81,6 +85,19 @@ def payload(config: Config) -> Any:
         return json.loads(data)
     except ValueError as e:
         raise PayloadUnusable(f"cannot use '{path}' as payload: {e}", path=path) from e
+
+
+def proxy(config: Config) -> "Proxy | None":
+    """The one that the configuration names. Raises SecretUnreadable."""
+    from agent.http import Proxy  # where there is none, or nobody is asked, it is not needed
+
+    conf, name = config.proxy, "proxy-password"
+    if conf is None:
+        return None
+    if conf.username is None:
+        return Proxy(conf.url)
+    password = credentials.read(name, conf.password_file, "proxy.password_file")
+    return Proxy(conf.url, conf.username, password)
 
 
 def est_secret(est: LdevidEst) -> str:
