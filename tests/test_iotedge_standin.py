@@ -285,11 +285,3 @@ def test_service_ends_with_the_lab_and_on_command(edge: Edge) -> None:
     assert edge.identity()[0] == 200
     assert edge.device.run(["iotedge", "system", "stop"], timeout=5).returncode == 0
     assert "Down" in edge.device.run(["iotedge", "system", "status"]).stdout
-
-
-def test_attestation_by_the_tpm_is_honestly_not_there(edge: Edge) -> None:
-    config = edge.static()
-    config["provisioning"]["attestation"] = {"method": "tpm", "registration_id": ID}
-    edge.apply(config, answers=False)
-    assert edge.identity() == (400, {"message": "device identity not found"})
-    assert "does not support" in edge.call("POST", "/identities/device/reprovision")[1]["message"]

@@ -23,7 +23,7 @@ from agent import store
 from agent.config import Config
 from agent.errors import (
     AziotConfigInvalid,
-    EkNotRsa,
+    EkUnfit,
     HubKeyOccupied,
     SecretUnreadable,
     SrkPassword,
@@ -38,6 +38,7 @@ from agent.steps import Step, aziot
 from agent.steps.preflight import look
 from agent.steps.srk import HANDLE as SRK
 from agent.tpm import Public, Tpm
+from agent.tpm.imported import is_hub_key
 from agent.tpm.policies import POLICY_A
 
 EK = 0x81010001
@@ -100,36 +101,30 @@ def key_handle(existing: bytes, path: Path) -> int:
 # --- what is in the TPM ---
 
 
-def _ek(tpm: Tpm) -> Public:
-    """The service's session for it is by PolicySecret of the endorsement hierarchy alone."""
+def _ek(tpm: Tpm) -> str:
+    """The service's session for it is by PolicySecret of the endorsement hierarchy alone; where
+    there is none, it makes one of TCG's template L-1."""
     found = tpm.public(EK)
     if found is None:
-        raise EkNotRsa(f"cannot attest by TPM: there is no EK at {EK:#x}")
-    if not isinstance(found.key, RSAPublicKey) or found.policy != POLICY_A:
-        raise EkNotRsa(f"cannot attest by TPM: the EK at {EK:#x} is {found}, or of no template L-1")
-    return found
+        return "free"
+    usual = found.endorses and found.policy == POLICY_A
+    if not usual or not isinstance(found.key, RSAPublicKey):
+        what = f"cannot let IoT Edge's TPM service use {EK:#x} as the EK"
+        raise EkUnfit(f"{what}: it holds {found}, or not of that template", handle=hex(EK))
+    return str(found)
 
 
 def hub_key(tpm: Tpm, handle: int, path: Path) -> Public | None:
     """A key of Azure's that is there already; None if the handle is free. Raises HubKeyOccupied for
     all else. `path`: the file that may name another handle."""
     found = tpm.public(handle)
-    if found is not None and not _of_azure(found):
+    if found is not None and not is_hub_key(found):
         raise HubKeyOccupied(
             f"cannot leave {handle:#x} to the key from Azure: it holds {found} of another kind",
             handle=hex(handle),
             path=path,
         )
     return found
-
-
-def _of_azure(found: Public) -> bool:
-    """An HMAC key that came from outside: keyedHash, scheme HMAC with SHA-256 (TPMT_PUBLIC: TPM 2.0
-    Library, part 2, 12.2.4), made in no TPM."""
-    area = found.tpmt
-    scheme = area[10 + len(found.policy) :][:4]
-    hmac = area[:2] == b"\x00\x08" and scheme == b"\x00\x05\x00\x0b"
-    return hmac and found.signs and not found.decrypts and not found.bound
 
 
 def _able(tpm: Tpm) -> None:

@@ -186,12 +186,16 @@ func (i *Identity) getDevice([]byte) reply {
 	if i.device == nil {
 		return failed(http.StatusBadRequest, "device identity not found")
 	}
-	if _, err := i.keys.load(deviceID); err != nil {
-		return failed(http.StatusNotFound, "Key client error\ncaused by: "+err.Error())
+	auth := fields{"type": "tpm"}
+	if i.config.Method != "tpm" {
+		if _, err := i.keys.load(deviceID); err != nil {
+			return failed(http.StatusNotFound, "Key client error\ncaused by: "+err.Error())
+		}
+		auth = fields{"type": "x509", "keyHandle": "lab:" + deviceID, "certId": deviceID}
 	}
 	return reply{http.StatusOK, fields{"type": "aziot", "spec": fields{
 		"hubName": i.device.Hub, "gatewayHost": i.device.Gateway, "deviceId": i.device.DeviceID,
-		"auth": fields{"type": "x509", "keyHandle": "lab:" + deviceID, "certId": deviceID},
+		"auth": auth,
 	}}}
 }
 

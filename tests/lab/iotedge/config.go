@@ -26,6 +26,7 @@ type Config struct {
 	PreloadedCerts map[string][]string // id to a path, or to other ids
 	PreloadedKeys  map[string]KeyLocation
 	EdgeCA         *Issuance // nil if nothing is said of it
+	TPM            TPMConfig
 }
 
 // X509Identity is the device identity: either preloaded or issued.
@@ -136,7 +137,7 @@ func (c *Config) readTop(t *table) {
 	c.readKeys(t)
 	c.readProvisioning(t, parent)
 	c.readIssuance(t)
-	readTPM(t.sub("tpm"))
+	c.TPM = readTPM(t.sub("tpm"))
 	c.EdgeCA = readEdge(t)
 	c.checkLibrary(t)
 }

@@ -72,6 +72,7 @@ func serveIdentity(layout Layout, log *Log) (http.Handler, error) {
 		system: []string{layout.trustStore()}, poll: pollDPS, log: log,
 		keys:    &RemoteKeys{layout.socket(keyd)},
 		certs:   &RemoteCerts{layout.socket(certd)},
+		tpm:     &RemoteTPM{layout.socket(tpmd)},
 		callers: append(file.Callers, 0),
 		engine:  newEngine(identityd, log, whole), torn: func(string) {},
 	}
@@ -81,14 +82,6 @@ func serveIdentity(layout Layout, log *Log) (http.Handler, error) {
 	}
 	go ticking(&identity.mutex, identity.engine)
 	return identity, nil
-}
-
-// serveTPM plays aziot-tpmd as far as its socket. Nobody asks it but for attestation by TPM.
-func serveTPM(layout Layout, log *Log) (http.Handler, error) {
-	if err := readFiles(layout, tpmd, &OtherFile{}); err != nil {
-		return nil, err
-	}
-	return handler(nil, log), nil
 }
 
 // runEdged plays aziot-edged: it asks who the device is, and then stays. It runs no modules.

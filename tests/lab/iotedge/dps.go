@@ -13,11 +13,13 @@ import (
 	"time"
 )
 
-// DPS registers a device at a provisioning service with an X.509 credential.
+// DPS registers a device at a provisioning service, with an X.509 credential or by its TPM.
 type DPS struct {
 	endpoint, scope, registration string
 	payload                       json.RawMessage
 	credential                    *Credential
+	tpm                           TPMService // nil where a certificate attests
+	token                         string     // Authorization, where the TPM attests
 	roots                         *x509.CertPool
 	poll                          time.Duration
 	log                           *Log
@@ -28,6 +30,9 @@ type DPS struct {
 type Assignment struct {
 	Hub    string `json:"assignedHub"`
 	Device string `json:"deviceId"`
+	TPM    *struct {
+		Key string `json:"authenticationKey"`
+	} `json:"tpm"`
 }
 
 const (
@@ -40,13 +45,22 @@ func (d *DPS) url(rest string) string {
 		d.registration + "/" + rest + dpsVersion
 }
 
-// register sends the request and polls until the service has decided.
-func (d *DPS) register() (*Assignment, error) {
+func (d *DPS) request() fields {
 	body := fields{"registrationId": d.registration}
 	if d.payload != nil {
 		body["payload"] = d.payload
 	}
-	text, err := json.Marshal(body)
+	return body
+}
+
+// register sends the request and polls until the service has decided.
+func (d *DPS) register() (*Assignment, error) {
+	if d.tpm != nil {
+		if err := d.challenge(); err != nil {
+			return nil, err
+		}
+	}
+	text, err := json.Marshal(d.request())
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +81,11 @@ func (d *DPS) register() (*Assignment, error) {
 		if err != nil {
 			return nil, err
 		}
-		if assigned, err := d.decision(reply); assigned != nil || err != nil {
+		assigned, err := d.decision(reply)
+		if assigned != nil {
+			err = d.hubKey(assigned)
+		}
+		if assigned != nil || err != nil {
 			return assigned, err
 		}
 	}
@@ -142,6 +160,9 @@ func (d *DPS) once(method, url string, body []byte) (*http.Response, []byte, err
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
+	if d.token != "" {
+		request.Header.Set("Authorization", d.token)
+	}
 	response, err := newClient(tlsConfig(d.roots, d.credential, &d.asked)).Do(request)
 	if err != nil {
 		return nil, nil, err
@@ -165,4 +186,17 @@ func (d *DPS) retryAfter(response *http.Response) time.Duration {
 		return d.poll
 	}
 	return time.Duration(seconds) * time.Second
+}
+
+// evidence is what is logged of an assignment: where to, and as whom.
+func (d *DPS) evidence(assigned *Assignment) fields {
+	out := fields{
+		"hub": assigned.Hub, "device": assigned.Device, "tls_client_asked": d.asked,
+		"hub_key": assigned.TPM != nil,
+	}
+	if c := d.credential; c != nil {
+		out["tls_client"], out["tls_client_serial"] = c.id, serial(c.leaf())
+		out["tls_client_spki"], out["chain"] = keyDigest(c.key.public), len(c.chain)
+	}
+	return out
 }

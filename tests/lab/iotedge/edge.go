@@ -1,6 +1,9 @@
 package main
 
-import "math"
+import (
+	"math"
+	"strings"
+)
 
 // readEdge reads what belongs to IoT Edge alone. But for the Edge CA nothing here is used by the
 // stand-in; the tables are checked so that a writer's mistakes in them are seen.
@@ -128,18 +131,31 @@ func readMoby(t *table) {
 }
 
 // readTPM reads the table of aziot-tpmd.
-func readTPM(t *table) {
+func readTPM(t *table) TPMConfig {
+	out := TPMConfig{TCTI: "device", AuthKeyIndex: authKeyIndex}
 	if t == nil {
-		return
+		return out
 	}
 	if t.has("tcti") {
-		t.must("tcti")
+		out.TCTI = t.must("tcti")
 	}
-	t.integer("auth_key_index", 0, 0x7fffff)
+	if t.has("auth_key_index") {
+		out.AuthKeyIndex = t.integer("auth_key_index", 0, 0x7fffff)
+	}
 	if auth := t.sub("hierarchy_authorization"); auth != nil {
-		auth.text("endorsement")
-		auth.text("owner")
+		out.Endorsement, out.Owner = passwordOf(auth, "endorsement"), passwordOf(auth, "owner")
 		auth.end()
 	}
 	t.end()
+	return out
+}
+
+// passwordOf is the text of a password that fits into a TPM2B_AUTH with a zero at its end. Of a
+// longer one the real service says nothing before it starts, and then fails.
+func passwordOf(t *table, key string) string {
+	text := t.text(key)
+	if len(text) > 63 || strings.Contains(text, "\x00") {
+		t.problem(key, "is no C string of at most 63 bytes")
+	}
+	return text
 }

@@ -41,7 +41,7 @@ type IdentitydFile struct {
 	Callers        []int     // user ids that may ask for the device's identity, beside root
 }
 
-// OtherFile is what aziot-tpmd and aziot-edged are told: here, that they are configured.
+// OtherFile is what aziot-edged is told: here, that it is configured.
 type OtherFile struct{ Configured bool }
 
 // Principal is a user and the ids of what it may use.

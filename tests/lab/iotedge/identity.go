@@ -19,6 +19,7 @@ type Identity struct {
 	poll   time.Duration
 	keys   KeyService
 	certs  CertService
+	tpm    TPMService
 	log    *Log
 	device *Device
 
@@ -60,6 +61,7 @@ func newIdentity(lab *Lab, config *Config, log *Log) *Identity {
 	return &Identity{
 		config: config, info: lab.state("identityd", "device_info"), system: system,
 		poll: lab.PollInterval.Duration, keys: store, log: log,
+		tpm:     &TPM{config: config.TPM, log: log},
 		callers: []int{0, os.Getuid()}, torn: torn, engine: newEngine(identityd, log, broken),
 		certs: &Certs{
 			est: &config.EST, preloaded: certs, home: lab.state("certd"), system: system,
@@ -76,7 +78,7 @@ func (c *Config) unsupported() error {
 	switch {
 	case c.Source == "manual":
 		return errors.New("the lab does not support manual provisioning")
-	case c.Source == "dps" && c.Method != "x509":
+	case c.Source == "dps" && c.Method == "symmetric_key":
 		return fmt.Errorf("the lab does not support attestation by %s", c.Method)
 	case c.Identity.Issued != nil && c.Identity.Issued.Method != "est":
 		return fmt.Errorf("the lab cannot issue by method %s", c.Identity.Issued.Method)
@@ -111,6 +113,12 @@ func (i *Identity) provisionOnce(keep bool) error {
 	if err := i.config.unsupported(); err != nil {
 		return errDPS{err}
 	}
+	if i.config.Method == "tpm" {
+		if keep && i.readInfo() {
+			return nil
+		}
+		return i.assign(nil)
+	}
 	credential, err := i.credential()
 	if err != nil {
 		return errInternal{fmt.Errorf("could not create certificate: %w", err)}
@@ -127,6 +135,7 @@ func (i *Identity) provisionOnce(keep bool) error {
 	return i.assign(credential)
 }
 
+// assign registers the device: by a certificate, or, without one, by the TPM.
 func (i *Identity) assign(credential *Credential) error {
 	roots, err := rootPool(i.system...)
 	if err != nil {
@@ -141,15 +150,14 @@ func (i *Identity) assign(credential *Credential) error {
 		payload: payload, credential: credential, roots: roots,
 		poll: i.poll, log: i.log,
 	}
+	if credential == nil {
+		dps.tpm = i.tpm
+	}
 	assigned, err := dps.register()
 	if err != nil {
 		return errDPS{err}
 	}
-	i.log.event("assigned", fields{
-		"hub": assigned.Hub, "device": assigned.Device, "tls_client_asked": dps.asked,
-		"tls_client": credential.id, "tls_client_serial": serial(credential.leaf()),
-		"tls_client_spki": keyDigest(credential.key.public), "chain": len(credential.chain),
-	})
+	i.log.event("assigned", dps.evidence(assigned))
 	i.device = &Device{Hub: assigned.Hub, Gateway: assigned.Hub, DeviceID: assigned.Device}
 	if err := i.writeInfo(); err != nil {
 		return errInternal{fmt.Errorf("could not save device information state: %w", err)}

@@ -84,7 +84,7 @@ func (t *Tool) apply(file string) error {
 		keyd:      config.keydFile(users[certd], users[identityd]),
 		certd:     config.certdFile(users[identityd]),
 		identityd: config.identitydFile(callers...),
-		tpmd:      OtherFile{Configured: true},
+		tpmd:      config.TPM,
 		edged:     OtherFile{Configured: true},
 	}
 	for _, daemon := range t.daemons() {

@@ -1,6 +1,7 @@
 // Command iotedge stands in for Azure IoT Edge in the lab: it takes the real tool's arguments, is
 // at least as strict about config.toml as the real one, and then uses what it was given. It signs
-// through the PKCS#11 module, enrols certificates over EST and registers at a provisioning service.
+// through the PKCS#11 module, enrols certificates over EST and registers at a provisioning service,
+// by a certificate or by the TPM, to which it speaks itself.
 //
 //	iotedge config apply [-c FILE]
 //	iotedge system reprovision | restart | stop | status
@@ -58,9 +59,9 @@
 // expired certificates, keys that do not match and labels that are not unique are errors. It has no
 // containers, so a change of the hostname is never refused, and does not talk to the hub. The
 // Edge CA is there only in the lab, and if configured; services do not watch their files. In the lab
-// it does not ask for root or change users. Symmetric keys, TPM attestation, manual provisioning
-// and local issuance are checked in the configuration, and then provisioning fails; the lab's
-// service then always answers: that the device is not provisioned.
+// it does not ask for root or change users. Symmetric keys, manual provisioning and local issuance
+// are checked in the configuration, and then provisioning fails; the lab's service then always
+// answers: that the device is not provisioned.
 package main
 
 import (
