@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from agent import inputs, store, x509
 from agent.config import Config, Hub
 from agent.ek import DPS_EK
-from agent.errors import DpsNoKey, HandleOccupied, HubRefused, TpmError
+from agent.errors import AgentError, DpsNoKey, HandleOccupied, HubRefused, TpmError
 from agent.state import State
 from agent.steps import Step, assigned, enrol, ldevid_key, srk
 from agent.steps.assigned import Asked, Assignment, Kept, Key
-from agent.steps.turns import in_turn
+from agent.steps.turns import gap, in_turn
 from agent.tpm import Public, Tpm
 from agent.tpm.imported import HUB_KEY, is_hub_key
 
@@ -87,12 +87,19 @@ class Registration:
             self.register()
 
     def register(self) -> Assignment:
-        """DPS is asked, in turn."""
+        """DPS is asked, in turn. One whom the hub then refuses does not ask again at once; all else
+        that may keep the candidate from being proven is no matter of DPS."""
         before, wanted = assigned.load(self.state).proven, self._wanted()
         with in_turn(self.conf, self.state, self.who()):
             kept = Kept(before, self._assigned(before, wanted))
             assigned.keep(self.state, kept)
-            return self._prove(kept)
+            try:
+                return self._prove(kept)
+            except HubRefused:
+                raise
+            except AgentError as e:
+                unproven = e
+        raise unproven
 
     # --- what DPS is asked with ---
 
@@ -150,6 +157,7 @@ class Registration:
             self.who(),
             api_version=conf.api_version,
             payload=inputs.payload(self.conf),
+            gap=gap(self.conf),
         )
 
     def _imported(self, challenge: bytes) -> Key:
