@@ -192,7 +192,7 @@ def _lines(found: Any, at: str) -> Iterator[str]:
         yield f"{at}: {'-' if found is None else found}"
 
 
-def enrolment(found: dict[str, Any], *, edge: bool) -> str:
+def enrolment(found: dict[str, Any], *, edge: bool = True) -> str:
     """The command (of the Azure CLI's extension azure-iot) that lets this device in by its EK."""
     who, key = enrolled(found)
     return (

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 from base64 import b64decode, b64encode
@@ -16,6 +17,7 @@ from agent.errors import ExportInvalid
 from agent.identity_csv import merge, row, table
 from tests.conftest import MakeDevice
 from tests.lab.device import AGENT
+from tests.lab.process import TOP
 from tests.test_identity import SAMPLE_EK, by_tools, from_file, told
 
 
@@ -62,6 +64,48 @@ def test_many_devices_become_one_table(make_device: MakeDevice, tmp_path: Path) 
 
     alone = device.agent("identity", "--csv").stdout
     assert alone == "".join(line + "\n" for line in merged.stdout.splitlines()[:2])
+
+
+AZ = """#!/bin/sh
+printf '%s\\n' "$*" >>"$0.calls"
+cat >"$0.stdin"  # whatever else there is to read would be lost
+case "$*" in *board-8*) exit 1 ;; esac
+"""
+
+
+def test_the_loop_of_the_documentation_enrols_each_device_of_a_table(
+    make_device: MakeDevice, tmp_path: Path
+) -> None:
+    """As `tpm2cloud identity` says to enrol it; one that is refused is noted, and none left out."""
+    device = make_device(id="board-7")
+    azure = {**exported("board-9", b"EK")["endorsement_key"], "handle": "0x81010001"}
+    odd = {**exported("board-9", b"TCG"), "serial": 'x, "y"', "endorsement_key_azure": azure}
+    unnamed = {**exported("", b"another"), "registration_id": None}
+    base32 = unnamed["endorsement_key"]["registration_ids"]["base32"]
+    exports = files(tmp_path, told(device), exported("board-8"), odd, unnamed)
+    (tmp_path / "az").write_text(AZ)
+    (tmp_path / "az").chmod(0o755)
+    (tmp_path / "devices.csv").write_text(merge(exports) + "\n")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", documented_loop()], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PATH": path}, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    own, eighth, ninth, nameless = (tmp_path / "az.calls").read_text().splitlines()
+    [line] = [each for each in device.agent("identity").stdout.splitlines() if "az iot" in each]
+    assert sorted(["az", *own.split()]) == sorted([*line.split(), "--output", "none"])
+    assert f"--endorsement-key {SAMPLE_EK} " in eighth
+    assert f"--endorsement-key {azure['public']} " in ninth  # the one that is kept
+    assert f"--enrollment-id {base32} " in nameless
+    assert (tmp_path / "failed.txt").read_text() == "board-8\n"
+
+
+def documented_loop() -> str:
+    """What an operator copies, indented as it stands there."""
+    text = (TOP / "docs/enrolment.md").read_text()
+    [block] = [block for block in text.split("\n\n") if "csv.DictReader" in block]
+    return block
 
 
 def test_the_certificates_of_a_table_are_der(make_device: MakeDevice) -> None:
