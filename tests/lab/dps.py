@@ -30,7 +30,7 @@ from tests.lab.dps_service import Service
 
 JSON = "application/json; charset=utf-8"
 PORTAL = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body>Log in.</body></html>\n"
-HUGE = 32 << 20
+HUGE = 8 << 20
 
 
 class Stream(io.RawIOBase):
@@ -109,7 +109,7 @@ def content(reply: Reply) -> tuple[str, bytes]:
 
     "html": what a captive portal says, with 200; "truncated": half the JSON; "cut": half of what
     Content-Length promises; "empty": nothing; "list": JSON of another kind; "content-type": the
-    right thing as text; "huge": 32 MB; "binary": no text; "silence": the connection ends.
+    right thing as text; "huge": 8 MB; "binary": no text; "silence": the connection ends.
     """
     data = json.dumps(reply.body).encode()
     kinds = {"html": "text/html; charset=utf-8", "content-type": "text/plain"}

@@ -35,7 +35,6 @@ REGISTRATION_ID = re.compile(r"[A-Za-z0-9._:-]{0,127}[A-Za-z0-9-]")
 class Operation:
     registration_id: str
     polls: int
-    entry: Entry
     parents: Parents | None = None
     certificate: x509.Certificate | None = None
     state: dict[str, Any] | None = None  # once assigned
@@ -141,7 +140,7 @@ class Service:
             self._attestation.again(entry, body["tpm"], parents)
         operation = f"5.{uuid.uuid4().hex[:16]}.{uuid.uuid4()}"
         leaf = request.chain[0] if parents is None else None
-        begun = Operation(registration_id.lower(), self.wish.polls, entry, parents, leaf)
+        begun = Operation(registration_id.lower(), self.wish.polls, parents, leaf)
         self._operations[operation] = begun
         where = request.url.partition("/register?")
         headers = {"Location": f"{where[0]}/operations/{operation}?{where[2]}"}
@@ -149,7 +148,7 @@ class Service:
         return Reply(202, changed(started, self.wish.accepted), headers | self.script.retry_after())
 
     def _look_up(self, request: Request, registration_id: str, operation: str) -> Reply:
-        self._attestation.proven(request, registration_id)
+        entry, _ = self._attestation.proven(request, registration_id)
         running = self._operations.get(operation)
         lower = registration_id.lower()
         if running is None or running.registration_id != lower or self.wish.forgets:
@@ -159,13 +158,12 @@ class Service:
             state = {"registrationId": registration_id, "status": "assigning"}
             words = {"operationId": operation, "status": "assigning", "registrationState": state}
             return Reply(202, words, self.script.retry_after())
-        state = self._state(running)
+        state = self._state(entry, running)
         status = state.get("status")
         return Reply(200, {"operationId": operation, "status": status, "registrationState": state})
 
-    def _state(self, running: Operation) -> dict[str, Any]:
-        """How it ended; once assigned, it stays so."""
-        entry = running.entry
+    def _state(self, entry: Entry, running: Operation) -> dict[str, Any]:
+        """How it ended; once assigned, it has the same key whoever asks again."""
         kind = "x509" if running.parents is None else "tpm"
         state = {
             kind: {},
@@ -183,12 +181,11 @@ class Service:
                 "errorMessage": words.get(failure, "As the test wishes"),
             }
         if running.state is None:
-            running.state = state | self._assigned(running)
+            running.state = state | self._assigned(entry, running)
         return running.state
 
-    def _assigned(self, running: Operation) -> dict[str, Any]:
-        entry, hub = running.entry, running.entry.hub or self._hub
-        key, leaf = None, running.certificate
+    def _assigned(self, entry: Entry, running: Operation) -> dict[str, Any]:
+        hub, key, leaf = entry.hub or self._hub, None, running.certificate
         if running.parents is not None:
             old = None if self.wish.new_keys else self._hubs.key(entry.device_id)
             key = old or os.urandom(self.wish.key_size)

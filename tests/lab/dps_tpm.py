@@ -140,13 +140,13 @@ def _spoilt(parts: list[bytes], how: str) -> bytes:
 def _foreign(parents: Parents, how: str) -> Parents:
     """The TPM the key is for, or one that nobody has."""
     if how == "other-ek":
-        return Parents(_elsewhere(parents.ek), parents.srk)
+        return Parents(elsewhere(parents.ek), parents.srk)
     if how == "other-srk":
-        return Parents(parents.ek, _elsewhere(parents.srk))
+        return Parents(parents.ek, elsewhere(parents.srk))
     return parents
 
 
-def _elsewhere(tpm2b: bytes) -> bytes:
+def elsewhere(tpm2b: bytes) -> bytes:
     """The same public area with another key in it."""
     if isinstance(_parent(tpm2b).key, rsa.RSAPublicKey):
         key = pki.new_key("rsa2048")
