@@ -64,6 +64,7 @@ class Hub:
         }
         (directory / "hub.json").write_text(json.dumps(settings, indent=4))
         self._log.touch()
+        self._forgotten = 0
 
     @property
     def routes(self) -> dict[str, tuple[str, int]]:
@@ -91,9 +92,19 @@ class Hub:
     def log(self) -> list[dict[str, Any]]:
         """All that happened, oldest first: events "connect", "message", "closed", and "stranger"
         for those who left before CONNECT; with `time`, seconds since 1970."""
-        # A line that is being written is not there yet.
-        lines = self._log.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        lines = self._log.read_bytes()[self._forgotten :].decode().split("\n")
+        return [json.loads(line) for line in lines[:-1]]  # the last is not whole yet
+
+    def forget(self) -> None:
+        """The log begins anew, once those who are connected have gone."""
+        self.wait(lambda: not self.connected())
+        self._forgotten = self._log.stat().st_size
+
+    def connected(self) -> set[str]:
+        """The devices that are there now."""
+        gone = {line["connection"] for line in self.closed()}
+        came = [line for line in self.connections() if line["accepted"]]
+        return {line["device"] for line in came if line["connection"] not in gone}
 
     def connections(self, device: str | None = None) -> list[dict[str, Any]]:
         """Every CONNECT: device (its client id), accepted, reason, code (in CONNACK), by ("token",

@@ -26,7 +26,9 @@ from tests.lab.hub_identity import Door, Verdict, judge
 from tests.lab.hub_line import Gone, TlsLine, WebSocket, server_context
 
 LOOK_EVERY = 0.05  # seconds, for connections that have to end
-UNAVAILABLE = 3  # CONNACK of a server that cannot serve now
+# Seconds after a message that its connection breaks off, at the soonest: on a real network the one
+# who sent it is done with sending by then.
+DISTANCE = 0.03
 
 
 @dataclass
@@ -183,6 +185,7 @@ class Session:
         if behaviour.stored or not dropped:
             self._store(message, message.topic.removeprefix(events))
         if dropped:
+            time.sleep(DISTANCE)
             raise Gone("dropped, as told")
         if message.packet_id is not None and not behaviour.silent:
             self._answer(mqtt.acknowledgement(mqtt.PUBACK, message.packet_id))
