@@ -6,8 +6,9 @@ ours speaks MQTT. It takes everybody, and cannot judge tokens; tests/lab/hub_ser
         assert broker.received(1)[0]["payload"] == "hello"
 """
 
-import getpass
 import json
+import os
+import pwd
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,7 +47,7 @@ class Mosquitto:
         self._config, self._seen = directory / "mosquitto.conf", directory / "seen.out"
         self._config.write_text(
             CONFIG.format(
-                user=getpass.getuser(),
+                user=pwd.getpwuid(os.geteuid()).pw_name,
                 port=PORT,
                 host=self.host,
                 tls=self.tls,
