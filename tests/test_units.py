@@ -131,7 +131,7 @@ def test_every_secret_the_agent_asks_for_can_be_put_into_the_credential_store() 
     factory's are none of the service's."""
     every = {name for file in (units.TOP / "agent").rglob("*.py") for name in asked_for(file)}
     asked = {name for name in every if not name.startswith("factory-")}
-    assert len(asked) == 5
+    assert len(asked) == 6
     assert set(SERVICE["Service.LoadCredential"]) == asked
 
 
