@@ -1,11 +1,12 @@
 """Who vouches for an EK certificate: the path to a maker's root, and why there is none."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
@@ -26,6 +27,9 @@ from agent.errors import (
 from agent.x509_der import Issued
 from agent.x509_path import Broken
 
+if TYPE_CHECKING:
+    from agent.http import Proxy
+
 log = logging.getLogger(__name__)
 
 FETCHES = 4  # intermediates that are missing one above the other; makers have up to three
@@ -43,13 +47,15 @@ class Trust:
     `roots`: directories of CA certificates (docs/tpm-makers.md); those that are self-signed are
     trusted. `crls`: directories of *.crl. `fetch_from`: "HOST" or "HOST:PORT", from which an issuer
     that a certificate names may be fetched; it is believed only as far as it leads to a root.
-    `cache`: the directory that keeps what was fetched, and was of use.
+    `proxy`: through what; asked for when it is needed. `cache`: the directory that keeps what was
+    fetched, and was of use.
     """
 
     roots: Sequence[Path]
     crls: Sequence[Path] = ()
     fetch_from: Sequence[str] = ()
     cache: Path | None = None
+    proxy: "Callable[[], Proxy | None]" = lambda: None
 
 
 def find(leaf: Issued, beside: Sequence[Issued], trust: Trust, *, fetch: bool) -> list[Issued]:
@@ -101,7 +107,7 @@ def _got(broken: Broken, url: str, trust: Trust) -> list[Issued]:
     from agent import fetch as fetching
 
     try:
-        return _certificates(fetching.get(url, trust.fetch_from))
+        return _certificates(fetching.get(url, trust.fetch_from, proxy=trust.proxy()))
     except (fetching.NotThere, ValueError) as e:
         raise _missing(broken, url, str(e)) from e
 

@@ -2,7 +2,8 @@
 
 Whoever answers is not believed for what he is: over http nobody could be, and what came by https is
 looked at no less closely. So there is no anchor to check a server's certificate with, and none is
-needed. Redirects, size and time are bounded; HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured.
+needed. Redirects, size and time are bounded. A proxy is the one that is given, else that of
+HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 """
 
 import http.client
@@ -21,9 +22,8 @@ from agent.errors import (
     ReplyTooLarge,
     ReplyTruncated,
     TimedOut,
-    Unreachable,
 )
-from agent.http import host_of, printable
+from agent.http import Proxy, host_of, no_way, printable
 from agent.traffic import ends
 
 REDIRECTS = 3
@@ -49,7 +49,14 @@ def allowed(url: str, hosts: Sequence[str]) -> bool:
     return bool(names & {each.lower() for each in hosts})
 
 
-def get(url: str, hosts: Sequence[str], *, timeout: float = 20, limit: int = 1 << 16) -> bytes:
+def get(
+    url: str,
+    hosts: Sequence[str],
+    *,
+    timeout: float = 20,
+    limit: int = 1 << 16,
+    proxy: Proxy | None = None,
+) -> bytes:
     """The body of what is at `url`, or where that redirects to, as long as it is at one of `hosts`.
 
     `timeout`: seconds for one exchange. `limit`: bytes. Raises NotThere; Unreachable, TimedOut,
@@ -58,7 +65,7 @@ def get(url: str, hosts: Sequence[str], *, timeout: float = 20, limit: int = 1 <
     for _ in range(REDIRECTS + 1):
         if not allowed(url, hosts):
             raise NotThere(f"it redirects to {printable(host_of(url))}, which is not allowed")
-        status, place, body = _exchange(url, timeout, limit)
+        status, place, body = _exchange(url, timeout, limit, proxy)
         if status == http.client.OK:
             return body
         if status not in (301, 302, 303, 307, 308) or place is None:
@@ -67,9 +74,11 @@ def get(url: str, hosts: Sequence[str], *, timeout: float = 20, limit: int = 1 <
     raise NotThere("it redirects too often")
 
 
-def _exchange(url: str, timeout: float, limit: int) -> tuple[int, str | None, bytes]:
+def _exchange(
+    url: str, timeout: float, limit: int, proxy: Proxy | None
+) -> tuple[int, str | None, bytes]:
     host = host_of(url)
-    with _Line(timeout) as line:
+    with _Line(timeout, proxy) as line:
         try:
             return _reply(line, url, limit)
         except ReplyTooLarge:
@@ -102,7 +111,7 @@ def _translated(host: str, error: Exception, line: "_Line") -> Exception:
         return ReplyTruncated(f"cannot read the reply of {host}: it broke off", host=host)
     if isinstance(reason, OSError):
         why = printable(reason.strerror or str(reason))
-        return Unreachable(f"cannot reach {host}: {why}", host=host)
+        return no_way(host, f"cannot reach {host}: {why}", why, line.proxy)
     why = f"its reply is not HTTP: {printable(str(reason) or type(reason).__name__)}"
     return HttpGarbled(f"cannot talk to {host}: {why}", host=host)
 
@@ -110,12 +119,12 @@ def _translated(host: str, error: Exception, line: "_Line") -> Exception:
 class _Line:
     """Cuts the connection when an exchange takes too long, however slowly something drips."""
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout, self.rang = timeout, False
+    def __init__(self, timeout: float, proxy: Proxy | None) -> None:
+        self.timeout, self.rang, self.proxy = timeout, False, proxy
         self._socket: socket.socket | None = None
         self._timer = threading.Timer(timeout, self._ring)
         self._timer.daemon = True
-        self.opener = _opener(self.watch)
+        self.opener = _opener(self.watch, proxy)
 
     def __enter__(self) -> "_Line":
         self._timer.start()
@@ -141,7 +150,22 @@ class _Line:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def _opener(watch: Callable[[socket.socket], None]) -> urllib.request.OpenerDirector:
+def _opener(
+    watch: Callable[[socket.socket], None], proxy: Proxy | None
+) -> urllib.request.OpenerDirector:
+    class Through(urllib.request.BaseHandler):
+        """Always: who is asked himself must not see the login, and does not."""
+
+        handler_order = 100  # before those that send
+
+        def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+            if proxy:
+                request.set_proxy(host_of(proxy.url), "http")
+                request.headers.update(proxy.login())
+            return request
+
+        https_request = http_request
+
     class Watched(http.client.HTTPConnection):
         def connect(self) -> None:
             super().connect()
@@ -166,7 +190,8 @@ def _opener(watch: Callable[[socket.socket], None]) -> urllib.request.OpenerDire
 
         https_response = http_response
 
-    return urllib.request.build_opener(Plain, Tls, Replies)
+    around = (Through, urllib.request.ProxyHandler({})) if proxy else ()
+    return urllib.request.build_opener(*around, Plain, Tls, Replies)
 
 
 def _anybody() -> ssl.SSLContext:

@@ -37,7 +37,7 @@ from agent.errors import (
 from agent.http_line import Adapter, Alarm, Proxy, Session
 from agent.tls import tls_context, tls_error
 
-__all__ = ["Https", "Proxy", "Reply", "host_of", "http_date", "printable", "retry_after"]
+__all__ = ["Https", "Proxy", "Reply", "host_of", "http_date", "no_way", "printable", "retry_after"]
 NO_LOGIN = 407  # Proxy Authentication Required
 _NO_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")  # http.client
 WEEK = 7 * 24 * 3600
@@ -162,7 +162,8 @@ class Https:
         if self._alarm.rang or any(isinstance(e, TimeoutError) for e in causes):
             raise self._late(host) from error
         if any(isinstance(e, ProxyError) for e in causes):
-            raise self._no_way(host, causes) from error
+            message = f"cannot reach {host} through the proxy: {_why(causes)}"
+            raise no_way(host, message, str(causes[-1]), self._proxy) from error
         if tls and not isinstance(tls, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             raise tls_error(host, self._trust, tls) from error
         if any(isinstance(e, IncompleteRead) for e in causes):
@@ -173,20 +174,19 @@ class Https:
         why = f"its reply is not HTTP: {_why(causes)}"
         raise HttpGarbled(f"cannot talk to {host}: {why}", host=host) from error
 
-    def _no_way(self, host: str, causes: list[BaseException]) -> Unreachable:
-        """Past the proxy; it says so itself, or it is not there."""
-        message = f"cannot reach {host} through the proxy: {_why(causes)}"
-        found = _NO_TUNNEL.search(str(causes[-1]))
-        if found is None:
-            return Unreachable(message, host=host)
-        proxy = host_of(self._proxy.url) if self._proxy else "the proxy of HTTPS_PROXY"
-        kind = ProxyLogin if int(found[1]) == NO_LOGIN else ProxyRefused
-        return kind(message, host=host, proxy=proxy)
-
 
 def host_of(url: str) -> str:
     """The host, and the port if the URL names one; never a user or password."""
     return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def no_way(host: str, message: str, why: str, proxy: Proxy | None) -> Unreachable:
+    """To a host: a proxy says so itself, in the words of http.client, or nobody does."""
+    found = _NO_TUNNEL.search(why)
+    if found is None:
+        return Unreachable(message, host=host)
+    kind = ProxyLogin if int(found[1]) == NO_LOGIN else ProxyRefused
+    return kind(message, host=host, proxy=host_of(proxy.url) if proxy else "HTTPS_PROXY's proxy")
 
 
 def printable(text: str, limit: int = 200) -> str:

@@ -38,7 +38,7 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(est_secret, est)
     if not config.for_edge:
         yield partial(payload, config)
-    yield partial(proxy, config)
+    yield partial(proxy_password, config)
     if (operational := config.operational) and operational.issued_by == "est":
         yield partial(_shared, operational.trust)
         if operational.auth == "basic":
@@ -83,21 +83,24 @@ def payload(config: Config) -> Any:
         raise PayloadUnusable(f"cannot use '{path}' as payload: {why}", path=path)
     try:
         return json.loads(data)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise PayloadUnusable(f"cannot use '{path}' as payload: {e}", path=path) from e
 
 
 def proxy(config: Config) -> "Proxy | None":
     """The one that the configuration names. Raises SecretUnreadable."""
+    if config.proxy is None:
+        return None
     from agent.http import Proxy  # where there is none, or nobody is asked, it is not needed
 
-    conf, name = config.proxy, "proxy-password"
-    if conf is None:
+    return Proxy(config.proxy.url, config.proxy.username, proxy_password(config))
+
+
+def proxy_password(config: Config) -> str | None:
+    """None for a proxy that wants none. Raises SecretUnreadable."""
+    if config.proxy is None or config.proxy.username is None:
         return None
-    if conf.username is None:
-        return Proxy(conf.url)
-    password = credentials.read(name, conf.password_file, "proxy.password_file")
-    return Proxy(conf.url, conf.username, password)
+    return credentials.read("proxy-password", config.proxy.password_file, "proxy.password_file")
 
 
 def est_secret(est: LdevidEst) -> str:

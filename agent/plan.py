@@ -36,7 +36,9 @@ def plan(config: Config, tpm: Tpm, state: State, *, anew: bool = False) -> list[
         preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
         preflight.clock(dated(config, state), inputs.trust_files(config)),
         preflight.device_id(who),
-        (dps_ek if config.dps.attestation == "tpm" else ek)(tpm, trust(config.tpm, state)),
+        (dps_ek if config.dps.attestation == "tpm" else ek)(
+            tpm, trust(config.tpm, state, partial(inputs.proxy, config))
+        ),
         *_keys(config, tpm, state, who),
         *azure.last(config, tpm, state, who, anew=anew),
     ]

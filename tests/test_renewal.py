@@ -125,7 +125,7 @@ def test_a_static_ldevid_is_registered_anew_for_the_hub_knows_the_very_certifica
     before = ldevid(device)
     world.dps.behave(throttle=1000)
     told = renew(device)
-    assert (told.what, told.code) == ("waiting", "server-busy")
+    assert (told.what, told.code) == ("waiting", "dps-throttled")
     assert (ldevid(device), forgotten(device)) == (before, 1)
     world.dps.behave(retry_after=0)
     start = len(world.issued(world.owner_est))

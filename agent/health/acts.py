@@ -40,7 +40,8 @@ def probe(tpm: Tpm, conf: Config, state: State) -> None:
     with _login(tpm, own, state) as login:
         more = anchors.successors(anchors.operational(own, state), now)
         seconds = conf.ldevid.est.timeout.total_seconds() if conf.ldevid and conf.ldevid.est else 30
-        server = enrol.Server(own.url or "", own.trust, seconds, **login, more=more)
+        proxy = inputs.proxy(conf)
+        server = enrol.Server(own.url or "", own.trust, seconds, **login, more=more, proxy=proxy)
         enrol.by_est(server, lambda est: [])
 
 

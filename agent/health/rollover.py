@@ -150,7 +150,7 @@ def follow(
             continue
         asked[server.url] = now.timestamp()
         try:
-            offered = _cacerts(tpm, state, server, now)
+            offered = _cacerts(tpm, conf, state, server, now)
         except AgentError as e:
             log.warning("cannot look for a CA's successor (%s): %s", why, e)
             found.append(f"asked {server.url} for its CAs, for {why}: {e}")
@@ -180,16 +180,19 @@ def _told(
             yield f"'{known}' does not become trusted ({trust.setting}): {each.why}"
 
 
-def _cacerts(tpm: Tpm, state: State, server: Server, now: datetime) -> list[Certificate]:
+def _cacerts(
+    tpm: Tpm, conf: Config, state: State, server: Server, now: datetime
+) -> list[Certificate]:
     """As anybody (RFC 7030, 4.1.2); where a server insists on a login, by the LDevID."""
     from agent.est import Est
     from agent.http import Https
 
     more = anchors.successors(server.trust, now)
     seconds = getattr(server.conf, "timeout", timedelta(seconds=SECONDS)).total_seconds()
+    shared: dict[str, Any] = {"more": more, "timeout": seconds, "proxy": inputs.proxy(conf)}
 
     def get(client: Mapping[str, Any], credential: "Basic | Secret | None") -> list[Certificate]:
-        with Https(server.trust.configured, more=more, timeout=seconds, **client) as https:
+        with Https(server.trust.configured, **shared, **client) as https:
             return Est(https, server.url, credential=credential).cacerts()
 
     try:

@@ -1,5 +1,8 @@
 """The endorsement key: genuine, and kept where others look for it."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from agent import config
 from agent import ek as genuine
 from agent.ek import Trust
@@ -9,10 +12,15 @@ from agent.state import State
 from agent.steps import Step
 from agent.tpm import Public, Tpm
 
+if TYPE_CHECKING:
+    from agent.http import Proxy
 
-def trust(conf: config.Chip, state: State) -> Trust:
+
+def trust(
+    conf: config.Chip, state: State, proxy: "Callable[[], Proxy | None]" = lambda: None
+) -> Trust:
     """Whose TPMs are genuine, as the configuration says."""
-    return Trust(conf.manufacturer_roots, conf.crls, conf.fetch_from, state.tpm_makers)
+    return Trust(conf.manufacturer_roots, conf.crls, conf.fetch_from, state.tpm_makers, proxy)
 
 
 def ek(tpm: Tpm, trust: Trust, *, strict: bool = False) -> Step:

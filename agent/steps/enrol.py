@@ -21,6 +21,7 @@ from agent.tpm import Public, Tpm
 if TYPE_CHECKING:
     from agent.ek import Genuine
     from agent.est import Basic, Est, Secret
+    from agent.http import Proxy
     from agent.tpm.operations import Signer
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ Answer = Callable[["Est"], list[Certificate]]
 @dataclass(frozen=True)
 class Server:
     """An EST server, and how to log in there: `client` is what `Https` takes for a certificate,
-    `more` what vouches for the server besides `trust`."""
+    `more` what vouches for the server besides `trust`; `proxy`: how it is reached."""
 
     url: str
     trust: Path
@@ -38,6 +39,7 @@ class Server:
     credential: "Basic | Secret | None" = None
     client: dict[str, Any] = field(default_factory=dict)
     more: Sequence[Certificate] = ()
+    proxy: "Proxy | None" = None
 
 
 def load() -> None:
@@ -52,7 +54,10 @@ def by_est(server: Server, ask: Answer) -> tuple[Sequence[Certificate], Sequence
     from agent.est import Est
     from agent.http import Https
 
-    with Https(server.trust, more=server.more, timeout=server.seconds, **server.client) as https:
+    seconds, client = server.seconds, server.client
+    with Https(
+        server.trust, more=server.more, timeout=seconds, proxy=server.proxy, **client
+    ) as https:
         est = Est(https, server.url, credential=server.credential)
         others = est.cacerts()
         return ask(est), others

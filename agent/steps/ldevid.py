@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.x509 import Certificate
 
 from agent import anchors as trusted
-from agent import config, store, x509, x509_issued
+from agent import config, inputs, store, x509, x509_issued
 from agent.config import Config
 from agent.errors import IssuedWrong
 from agent.state import State
@@ -104,4 +104,5 @@ def server(ours: Ldevid, login: Login) -> enrol.Server:
         raise RuntimeError("a local CA is no server")
     seconds = est.timeout.total_seconds()
     more = trusted.successors(trusted.tls(est, ours.state), datetime.now(UTC))
-    return enrol.Server(est.url, est.trust, seconds, login.credential, login.client, more)
+    proxy = inputs.proxy(ours.whole)
+    return enrol.Server(est.url, est.trust, seconds, login.credential, login.client, more, proxy)

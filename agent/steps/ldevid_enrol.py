@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptography.x509 import Certificate, CertificateSigningRequest
@@ -50,7 +51,8 @@ def by_ek(ours: Ldevid) -> Chain:
         return _asked(ours, pending.BY_EK, _by_local_ca(ours))
 
     def genuine() -> endorsement.Genuine:
-        return endorsement.verify(ours.tpm, trust(ours.whole.tpm, ours.state))
+        proxy = partial(inputs.proxy, ours.whole)
+        return endorsement.verify(ours.tpm, trust(ours.whole.tpm, ours.state, proxy))
 
     def ask(csr: Csr) -> Answer:
         with _logged_in_if_possible(ours.tpm, conf, ours.whole.idevid) as login:
