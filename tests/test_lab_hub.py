@@ -1,6 +1,7 @@
 """The lab's IoT Hub lets in who is registered, for as long as that is so, and tells what it saw;
 Azure's own client is content with it."""
 
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from azure.iot.device.exceptions import ClientError, ConnectionFailedError, Cred
 from cryptography import x509
 
 from tests.lab import pki
-from tests.lab.clock import Clock
 from tests.lab.hub import Hub
 from tests.lab.hub_client import ID, KEY, register, token
 from tests.lab.proxy import Proxy
@@ -27,9 +27,12 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def no_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
-    """Azure's client writes to the log what it raises as well."""
+def azures_ways(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """It writes to the log what it raises as well; and what it leaves is collected here, not in a
+    test of others, who could not know whose sockets they are."""
     caplog.set_level(logging.CRITICAL, "azure.iot.device")
+    yield
+    gc.collect()
 
 
 # --- a hub, who is registered there, and their credentials ---
@@ -41,17 +44,12 @@ def owner() -> pki.Authority:
 
 
 @pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    return Clock(tmp_path_factory.mktemp("clock"))
-
-
-@pytest.fixture(scope="module")
 def running(
-    ca: pki.Authority, owner: pki.Authority, clock: Clock, tmp_path_factory: pytest.TempPathFactory
+    ca: pki.Authority, owner: pki.Authority, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Hub]:
     at = tmp_path_factory.mktemp("hub")
     enrolled = [owner.save(at / "owner").root]
-    hub = Hub(at / "hub", ca, at / "hubs.json", enrolled=enrolled, clock=clock)
+    hub = Hub(at / "hub", ca, at / "hubs.json", enrolled=enrolled)
     with hub.running():
         yield hub
 
