@@ -933,6 +933,16 @@ class NotProvisioned(Later):
     )
 
 
+class AttestationFailed(NotProvisioned):
+    """IoT Edge does not come to register this device at DPS by its TPM."""
+
+    code = "attestation-failed"
+    remedy = (
+        "Is this TPM enrolled in DPS under the registration ID '{registration_id}', with the EK "
+        "that this shows: tpm2cloud identity? See: journalctl -u aziot-identityd -u aziot-tpmd"
+    )
+
+
 # --- 76: a server said no ------------------------------------------------------------------------
 
 
@@ -1256,6 +1266,13 @@ class HubRefused(Refused):
         "Is device '{device}' there and enabled at {hub}? Is the clock right (timedatectl)? Else "
         "have DPS assign it anew: tpm2cloud telemetry does by itself, if it is enrolled there"
     )
+
+
+class MessageTooLarge(Refused):
+    """A message is larger than an IoT hub takes."""
+
+    code = "message-too-large"
+    remedy = "Send less per line: an IoT hub takes 256 KB, with what comes along with the message"
 
 
 class HubGarbled(Refused):

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from agent import aziot, aziot_identity, store, x509
 from agent.config import Config
-from agent.errors import HubNotReached, IotedgeFailed, NotProvisioned
+from agent.errors import AttestationFailed, HubNotReached, IotedgeFailed, NotProvisioned
 from agent.state import State, read_json, write_json
 from agent.steps import Step, torn
 from agent.steps.aziot import desired, file
@@ -161,6 +161,8 @@ def _register(conf: Config, state: State, who: str, secrets: Collection[str]) ->
                 f"'{now.hub}', but the identity service could not talk to that: {e}",
                 hub=now.hub,
             ) from e
+        if conf.dps.attestation == "tpm":
+            raise AttestationFailed(str(e), registration_id=who) from e
         raise
 
 
