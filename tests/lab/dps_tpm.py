@@ -88,21 +88,27 @@ def _parent(tpm2b: bytes) -> tpm_wire.Area:
 
 
 def wrapped(
-    parents: Parents, key: bytes, *, trailer: int = TRAILER, attributes: int = ATTRIBUTES
+    parents: Parents,
+    key: bytes,
+    *,
+    trailer: int = TRAILER,
+    attributes: int = ATTRIBUTES,
+    inner: int = 16,
 ) -> list[bytes]:
     """`key` (16 to 64 bytes) for this TPM: the six parts of an authenticationKey, each a 2B.
-    `trailer`: bytes of what nobody reads; `attributes`: those of the key, TPMA_OBJECT."""
+    `trailer`: bytes of what nobody reads; `attributes`: those of the key, TPMA_OBJECT; `inner`:
+    bytes of the AES key between the two wrappings."""
     ek, srk = _parent(parents.ek), _parent(parents.srk)
-    inner = os.urandom(16)
-    identity, secret = credential.protect(ek.key, b"IDENTITY", srk.name, _sized(inner))
+    aes = os.urandom(inner)
+    identity, secret = credential.protect(ek.key, b"IDENTITY", srk.name, _sized(aes))
     seed_value = os.urandom(32)
     public = _public(key, seed_value, attributes)
     name = SHA256 + hashlib.sha256(public).digest()
     sensitive = _sized(KEYEDHASH + _sized(b"") + _sized(seed_value) + _sized(key))
     integrity = _sized(hashlib.sha256(sensitive + name).digest())
-    hidden = credential.encrypted(inner, integrity + sensitive)
+    hidden = credential.encrypted(aes, integrity + sensitive)
     private, seed = credential.protect(srk.key, b"DUPLICATE", name, hidden)
-    last = credential.encrypted(inner, os.urandom(trailer))
+    last = credential.encrypted(aes, os.urandom(trailer))
     return [_sized(part) for part in (identity, secret, private, seed, public, last)]
 
 
