@@ -1,5 +1,6 @@
 """`tests/demo`: one board at the factory, its first boot, step by step, a second boot that has
-nothing to do; and then what the companion does for years, in a time of the lab's own."""
+nothing to do; without IoT Edge, what it sends to its hub; and then what the companion does for
+years, in a time of the lab's own."""
 
 import argparse
 import os
@@ -14,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Never
 
+from tests.lab import demo_hub
 from tests.lab.clock import Clock
 from tests.lab.device import Device, Wish
 from tests.lab.factory import Board
@@ -30,10 +32,10 @@ def main() -> int:
         directory = Path(scratch) if args.keep is None else args.keep
         clock = Clock(directory / "clock")
         with (
-            world(directory / "world", clock) as lab,
+            world(directory / "world", clock, hub=args.target == "device") as lab,
             device(lab, directory / "device", args) as board,
         ):
-            return show(board, args) or years(board, clock)
+            return show(board, args) or (years(board, clock) if args.attestation == "x509" else 0)
 
 
 def parse() -> argparse.Namespace:
@@ -41,6 +43,8 @@ def parse() -> argparse.Namespace:
     options.add_argument("--key", choices=["ecc256", "rsa2048"], default="ecc256")
     options.add_argument("--auth", choices=["mtls", "basic", "secret"], default="mtls")
     options.add_argument("--issued-by", choices=["est", "static"], default="est")
+    options.add_argument("--attestation", choices=["x509", "tpm"], default="x509")
+    options.add_argument("--target", choices=["edge", "device"], default="edge")
     makers = ["tcg", "ek-child", "scripts"]
     help = "what the factory makes the IDevID by; scripts: tpm2-tools, as the shell scripts do"
     options.add_argument("--factory", choices=makers, default="tcg", help=help)
@@ -68,10 +72,11 @@ def timed(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def world(directory: Path, clock: Clock) -> Iterator[World]:
-    print("The world: CAs, EST servers (of GlobalSign's library), a provisioning service")
+def world(directory: Path, clock: Clock, *, hub: bool) -> Iterator[World]:
+    more = ", an IoT Hub" if hub else ""
+    print(f"The world: CAs, EST servers (of GlobalSign's library), a provisioning service{more}")
     with timed("  made and started"):
-        running = World(directory, clock=clock, renewing=True)
+        running = World(directory, clock=clock, renewing=True, hub=hub)
         running.__enter__()
     try:
         yield running
@@ -90,6 +95,9 @@ def device(lab: World, directory: Path, args: argparse.Namespace) -> Iterator[De
             key=args.key,
             auth=args.auth,
             issued_by=args.issued_by,
+            attestation=args.attestation,
+            target=args.target,
+            enrolled=False,
             board=Board(virgin=virgin),
         )
         made = Device(lab, directory, wish)
@@ -112,21 +120,27 @@ def manufacture(board: Device, profile: str) -> int:
 
 
 def show(board: Device, args: argparse.Namespace) -> int:
-    if args.factory != "scripts" and manufacture(board, args.factory):
+    by_tpm = args.attestation == "tpm"
+    if args.factory != "scripts" and not by_tpm and manufacture(board, args.factory):
         return 1
+    if by_tpm:
+        demo_hub.enrol(board)
     print(f"\nIts configuration, {board.config}:\n")
     print(board.config.read_text())
-    print("First boot: tpm2cloud provision\n")
-    if run(board, "provision"):
+    for title, verb in {"First boot": "provision", "Where it is now": "status"}.items():
+        print(f"\n{title}: tpm2cloud {verb}\n")
+        if run(board, verb):
+            return 1
+    if not board.for_edge and demo_hub.telemetry(board, run):
         return 1
-    print("\nWhere it is now: tpm2cloud status\n")
-    if run(board, "status"):
-        return 1
+    asked = len(board.world.dps.requests())
     print("\nSecond boot: tpm2cloud provision\n")
     before = files(board)
     second = run(board, "provision")
     same = files(board) == before
     print(f"\nThe second run changed {'nothing' if same else 'files: THAT IS A DEFECT'}.")
+    if not board.for_edge:
+        same = same and not demo_hub.again(board, run, asked)
     return 0 if second == 0 and same else 1
 
 
@@ -140,10 +154,10 @@ def years(board: Device, clock: Clock) -> int:
     return 0
 
 
-def run(board: Device, verb: str) -> int:
+def run(board: Device, verb: str, *arguments: str) -> int:
     """The real command; what it says goes straight to the reader."""
     sys.stdout.flush()
-    command = board.agent_command(verb)
+    command = board.agent_command(verb, *arguments)
     status = subprocess.run(command, env=board.environment(), check=False).returncode
     if status:
         print(f"exit status {status}")
