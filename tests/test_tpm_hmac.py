@@ -9,12 +9,14 @@ import pytest
 from agent.errors import HandleOccupied, TpmAuth, TpmError, TpmLockout
 from agent.tpm import HUB_KEY, Public, Tpm, is_hub_key
 from tests.lab import dps_tpm, liar
-from tests.lab.challenges import EK, KEPT, SRK, keep, of, parents
+from tests.lab.challenges import EK, KEPT, SRK, keep, of, parents, socket
 from tests.lab.states import evict
 from tests.lab.tools import Tools
 
 KEYS = [bytes(range(size)) for size in (16, 32, 64)]
 TOKEN = b"hub.example%2Fdevices%2Fsensor-1\n1700000000"
+UPDATE = 0x15C  # TPM2_CC_SequenceUpdate (TPM 2.0 Library, part 2, 6.5.2)
+FAILURE = bytes.fromhex("80010000000a00000101")
 LENGTHS = (0, 1, 63, 64, 65, 1023, 1024, 1025, 2047, 2048, 2049, 3000)
 
 
@@ -56,7 +58,7 @@ def test_neither_message_nor_signature_is_in_the_clear_on_the_bus(
         said.extend(command + reply)
         return reply
 
-    with liar.through(Path(tpm.tcti.partition("=")[2]), tmp_path / "bus", heard) as tcti:
+    with liar.through(socket(tpm), tmp_path / "bus", heard) as tcti:
         with Tpm(tcti) as overheard:
             assert overheard.hmac(HUB_KEY, message) == made
         assert message[:1024] not in said
@@ -76,6 +78,19 @@ def test_a_storage_key_that_is_none_hides_nothing_and_hinders_nothing(
         tpm.persist(no_parent, SRK)
     assert tpm.hmac(HUB_KEY, TOKEN) == hmac.digest(KEPT, TOKEN, "sha256")
     assert tpm.loaded() == set()
+
+
+def test_a_long_message_that_is_cut_off_leaves_nothing_in_the_tpm(tpm: Tpm, tmp_path: Path) -> None:
+    keep(tpm)
+
+    def fails(command: bytes, ask: liar.Ask) -> bytes:
+        return FAILURE if liar.code(command) == UPDATE else ask(command)
+
+    with liar.through(socket(tpm), tmp_path / "bus", fails) as tcti, Tpm(tcti) as failing:
+        with pytest.raises(TpmError, match="sign with 0x81000100"):
+            failing.hmac(HUB_KEY, TOKEN * 100)
+        assert failing.loaded() == set()
+        assert failing.hmac(HUB_KEY, TOKEN) == hmac.digest(KEPT, TOKEN, "sha256")
 
 
 # --- no such key ---
