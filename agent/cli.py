@@ -3,11 +3,12 @@
 import argparse
 import gc
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from agent import __version__, config_factory, events, journal, verbs
+from agent import __version__, config_factory, events, journal, schema, verbs
 from agent.errors import AgentError
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for verb in (_provision, _status, _health, _needs_renewal, _config, _identity):
         verb(commands)
-    for verb in (_manufacture, _import_root, _lint_image):
+    for verb in (_telemetry, _manufacture, _import_root, _lint_image):
         verb(commands)
     return top
 
@@ -183,6 +184,42 @@ def _lint_image(commands: Any) -> None:
     add.add_argument("root", type=_root_directory, metavar="ROOT", help="its root directory")
     add.add_argument("--json", action="store_true", help="for programs")
     add.set_defaults(verb=verbs.lint_image)
+
+
+def _telemetry(commands: Any) -> None:
+    add = commands.add_parser(
+        "telemetry",
+        help="send messages to the IoT hub, on a device without IoT Edge",
+        description="Send each line of a file, or of standard input, to the IoT hub as a message, "
+        "until the hub has acknowledged it; through lost connections, expired tokens, and, by "
+        "asking DPS anew, a changed key or another hub. Exit status 0: all are acknowledged.",
+    )
+    what = add.add_mutually_exclusive_group()
+    what.add_argument("file", nargs="?", default="-", metavar="FILE", help="'-' is standard input")
+    help = "instead of a file: so many messages, made up"
+    what.add_argument("--count", type=_number, metavar="N", help=help)
+    help = "between those; 1s, if not given"
+    add.add_argument("--interval", type=_seconds, default=1.0, metavar="TIME", help=help)
+    help = "how long it is tried to get on, such as 5min (the default), or 'forever': for a service"
+    add.add_argument("--patience", type=_patience, default=300.0, metavar="TIME", help=help)
+    add.set_defaults(verb=verbs.telemetry)
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return schema.duration(text).total_seconds()
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def _patience(text: str) -> float:
+    return float("inf") if text == "forever" else _seconds(text)
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ Returns an exit status; raises AgentError, which agent/cli.py turns into two lin
 
 import argparse
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from agent.errors import (
     NoPermission,
     ReregistersItself,
     SecretUnreadable,
+    TelemetryElsewhere,
 )
 from agent.state import State, write_json
 
@@ -183,6 +186,26 @@ def manufacture(args: argparse.Namespace) -> int:
             if args.cert_in and manufacture.not_used(line, args.cert_in):
                 log.warning("'%s' was not used: a good one is there (--force)", args.cert_in)
             _say(json.dumps(manufacture.export(line)))
+    return 0
+
+
+def telemetry(args: argparse.Namespace) -> int:
+    conf, state = config.load(args.config), _state()
+    if conf.for_edge:
+        why = "with device.target = 'edge', IoT Edge does that"
+        raise TelemetryElsewhere(f"cannot send messages to the hub: {why}")
+    from agent import telemetry, telemetry_lines
+
+    gc.enable()  # this may last for years
+    device = telemetry.Device(conf, state, partial(_tpm, conf.tpm.tcti))
+    with (
+        telemetry_lines.source(args.file, args.count, args.interval) as source,
+        telemetry.posting(device, args.patience) as post,
+    ):
+        try:
+            post.run(source)
+        finally:
+            log.info("%s", post.tally.told)
     return 0
 
 

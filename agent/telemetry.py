@@ -1,0 +1,221 @@
+"""Messages to the hub, each until it is acknowledged, through whatever comes in between.
+
+A message is sent again, under the same id, until the hub has acknowledged it: at least once. What
+stands in the way is told once, and waited out: from a second, doubled each time, to 5 minutes,
+never in step with other devices. A device that the hub refuses tries a fresh token first, for a
+clock may have been set; then it asks DPS anew; if that does not help, in 15 minutes again, and less
+and less often.
+"""
+
+import json
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from agent import journal
+from agent.backoff import jitter
+from agent.errors import (
+    AgentError,
+    HubRefused,
+    Later,
+    MessageTooLarge,
+    NeverProvisioned,
+    Refused,
+    TelemetryUnfinished,
+    TlsClientRefused,
+)
+from agent.hub import BYTES, JSON, LIMIT, TEXT
+from agent.telemetry_lines import FOREVER, Source, Wake
+from agent.telemetry_link import Device, Link
+
+log = logging.getLogger(__name__)
+FIRST, LONGEST = 1.0, 300.0  # seconds to wait before it is tried again
+ASK, ASK_LONGEST = 900.0, 86400.0  # seconds between questions at DPS that did not help
+SOON = 30.0  # seconds; another run may have ended by then, and DPS may be there
+PASSING = {Later.status, Refused.status}
+NOT_US = (HubRefused, TlsClientRefused)
+
+
+@dataclass
+class Tally:
+    """`told`: for a person. Of a pipe it is not known what has not been read yet."""
+
+    acknowledged: int = 0
+    too_large: int = 0
+    unfinished: int = 0
+
+    @property
+    def told(self) -> str:
+        more = {"not acknowledged": self.unfinished, "too large": self.too_large}
+        parts = [f"{count} {what}" for what, count in more.items() if count]
+        return ", ".join([f"{self.acknowledged} acknowledged", *parts])
+
+
+@dataclass(frozen=True)
+class Message:
+    data: bytes
+    id: str
+
+    @property
+    def kind(self) -> str:
+        try:
+            text = self.data.decode()
+        except UnicodeDecodeError:
+            return BYTES
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return TEXT
+        return JSON
+
+
+@dataclass
+class Post:
+    """`patience`: seconds to try before it is given up; inf: never, as long as time or somebody
+    elsewhere may heal it."""
+
+    link: Link
+    wake: Wake
+    patience: float
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tally: Tally = field(default_factory=Tally)
+    _failures: int = 0
+    _since: float = 0.0
+    _told: str | None = None
+    _refusals: int = 0
+    _asked: int = 0
+    _not_before: float = 0.0
+
+    def run(self, source: Source) -> Tally:
+        """All that `source` has. Raises what stood in the way, TelemetryUnfinished if stopped
+        before (unless patience is infinite), MessageTooLarge if there was one."""
+        number = 0
+        self._until(lambda: None)
+        while not self.wake.stopped:
+            line = source.take()
+            if line is not None and line.strip():
+                number += 1
+                self._one(Message(line, f"{self.session}-{number}"))
+            elif line is None and source.ended:
+                return self._end()
+            elif line is None:
+                self.wake.wait(min(source.due(), self.link.due()), source.fd)
+                self._until(lambda: None)
+        if self.patience < FOREVER:
+            why = f"it was stopped: {self.tally.told}"
+            raise TelemetryUnfinished(f"cannot send all: {why}", hub=self.link.name)
+        return self.tally
+
+    def _end(self) -> Tally:
+        if self.tally.too_large:
+            why = f"messages of more than {LIMIT} bytes: {self.tally.told}"
+            raise MessageTooLarge(f"cannot send all: {why}")
+        return self.tally
+
+    def _one(self, message: Message) -> None:
+        if len(message.data) > LIMIT:
+            self.tally.too_large += 1
+            log.warning("cannot send a message of more than %d bytes, skipping it", LIMIT)
+            return
+        self.tally.unfinished = 1
+        if self._until(lambda: self.link.send(message.data, message.id, message.kind)):
+            self.tally.unfinished = 0
+            self.tally.acknowledged += 1
+
+    # --- through whatever comes in between ---
+
+    def _until(self, act: Callable[[], None]) -> bool:
+        """Connected, and `act` went well. False: stopped."""
+        while not self.wake.stopped:
+            try:
+                if self.link.keep():
+                    self._connected()
+                act()
+            except AgentError as e:
+                self._trouble(e)
+            else:
+                self._failures = self._refusals = self._asked = 0
+                self._told = None
+                return True
+        return False
+
+    def _connected(self) -> None:
+        log.info("connected to %s", self.link.name)
+        journal.tell_systemd(f"READY=1\nSTATUS=connected to {self.link.name}")
+
+    def _trouble(self, error: AgentError) -> None:
+        """Waits, or raises what cannot be waited for."""
+        self.link.close()
+        if not self._failures:
+            self._since = now()
+        self._failures += 1
+        try:
+            if isinstance(error, NOT_US) and self._something_new():
+                return
+        except AgentError as e:
+            error = e
+        if self._hopeless(error):
+            raise error
+        self._tell(error)
+        self.wake.rest(pause(self._failures, self.session))
+
+    def _hopeless(self, error: AgentError) -> bool:
+        if error.status not in PASSING:
+            return True
+        late = now() - self._since >= self.patience
+        needs_others = isinstance(error, Refused | NeverProvisioned)
+        return self.patience < FOREVER and (late or needs_others)
+
+    def _something_new(self) -> bool:
+        """The hub said no: there is something else to try at once. Raises what DPS says."""
+        self._refusals += 1
+        if self._refusals == 1:
+            return True
+        if now() < self._not_before:
+            return False
+        log.warning("%s does not let this device in: DPS is asked anew", self.link.name)
+        self._not_before = now() + min(ASK * 2**self._asked, ASK_LONGEST)
+        try:
+            self.link.register_again()
+        except Later as e:
+            self._not_before = now() + max(e.seconds or 0, SOON)
+            raise
+        self._asked += 1
+        return True
+
+    def _tell(self, error: AgentError) -> None:
+        """Once, until something else happens, or all is well again."""
+        journal.tell_systemd(journal.one_line(f"STATUS={error} [{error.code}]"))
+        if self._told != error.code:
+            self._told = error.code
+            about = journal.about(None, **error.fields, code=error.code, remedy=error.remedy)
+            log.warning("%s [%s]; trying again", error, error.code, extra=about)
+
+
+@contextmanager
+def posting(device: Device, patience: float) -> Iterator[Post]:
+    """From here to the hub; SIGTERM and SIGINT stop it."""
+    wake = Wake()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, wake.stop)
+    link = Link(device, wake.call)
+    try:
+        yield Post(link, wake, patience)
+    finally:
+        link.close()
+
+
+def pause(failures: int, seed: str) -> float:
+    """Seconds to wait after so many failures in a row (1, 2, ...)."""
+    doubled = min(FIRST * 2 ** min(failures - 1, 20), LONGEST)
+    return doubled * (0.5 + jitter(f"{seed}\n{failures}".encode()) / 2)
+
+
+def now() -> float:
+    """Of a clock that goes on in a suspended device, and that nobody sets."""
+    found: float = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return found

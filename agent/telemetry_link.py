@@ -1,0 +1,117 @@
+"""The hub that this device is assigned to, connected with what is on disk and in the TPM now."""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from agent import config, hub, inputs, store, x509
+from agent.config import Config
+from agent.errors import NeverProvisioned
+from agent.hub import ByCertificate, ByToken, Hub, Where
+from agent.state import State
+from agent.steps import assigned, assignment, ldevid, ldevid_key, preflight
+from agent.steps.assigned import Assignment, Key
+from agent.tpm import Tpm
+
+log = logging.getLogger(__name__)
+Open = Callable[[Path | None], AbstractContextManager[Tpm]]
+
+
+@dataclass(frozen=True)
+class Device:
+    """`tpm`: opens it; given the ledger of what was loaded before, if it is ours alone. It is open
+    only while it is needed: others want it, too, and this runs for years."""
+
+    conf: Config
+    state: State
+    tpm: Open
+
+
+class Link:
+    """Not for several threads at once. `wake`, `patience`: as for Hub."""
+
+    def __init__(
+        self, device: Device, wake: Callable[[], None], patience: float = hub.PATIENCE
+    ) -> None:
+        self._device, self._wake, self._patience = device, wake, patience
+        self._hub: Hub | None = None
+        self.name = "the hub"  # until it is known
+
+    def keep(self) -> bool:
+        """Connected, with a token that lasts; whether it was not before. Raises what Hub does, and
+        NeverProvisioned."""
+        if self._hub is None:
+            self._hub = self._connected()
+            return True
+        self._hub.keep()
+        return False
+
+    def send(self, data: bytes, message_id: str, kind: str) -> None:
+        if self._hub is None:
+            raise RuntimeError("keep() comes first")
+        self._hub.send(data, message_id, kind)
+
+    def due(self) -> float:
+        """Seconds until `keep` should be called."""
+        return self._hub.due() if self._hub else 0
+
+    def close(self) -> None:
+        if self._hub is not None:
+            self._hub.close()
+            self._hub = None
+
+    def register_again(self) -> None:
+        """DPS is asked. Raises what it says, and Busy."""
+        conf, state = self._device.conf, self._device.state
+        with store.lock(state.directory), self._device.tpm(state.loaded) as tpm:
+            who = cache(lambda: preflight.who(conf, tpm))
+            assignment.register_again(conf, tpm, state, who)
+
+    def _connected(self) -> Hub:
+        conf, state = self._device.conf, self._device.state
+        own, trusted = ldevid.dated(conf, state), inputs.trust_files(conf)
+        preflight.clock(own, trusted).done()  # who does not know the time signs nothing
+        now = assigned.read(state)
+        if now is None:
+            raise NeverProvisioned("cannot send telemetry: DPS has not assigned a hub yet")
+        self.name = now.hub
+        where, route = Where(now.hub, now.device_id), assignment.route(conf)
+        made = Hub(where, self._credential(now), route, wake=self._wake, patience=self._patience)
+        made.connect()
+        return made
+
+    def _credential(self, now: Assignment) -> ByToken | ByCertificate:
+        if now.key is None:
+            chain = self._device.state.ldevid_cert
+            return ByCertificate(_Signer(self._device, chain), chain)
+        lifetime = (self._device.conf.hub or config.Hub()).token_lifetime.total_seconds()
+        return ByToken(_hmac(self._device, now.key), lifetime)
+
+
+def _hmac(device: Device, key: Key) -> Callable[[bytes], bytes]:
+    def sign(data: bytes) -> bytes:
+        with device.tpm(None) as tpm:
+            return assigned.sign(tpm, key, data)
+
+    return sign
+
+
+class _Signer:
+    """The LDevID key, for TLS: the library signs in a thread of its own, with a TPM of its own."""
+
+    def __init__(self, device: Device, chain: Path) -> None:
+        found = x509.kept(store.read(chain))
+        if not found:
+            raise NeverProvisioned(f"cannot send telemetry: there is no LDevID in '{chain}'")
+        self.public_key: Any = found[0].public_key()
+        self._device, self._lock = device, threading.Lock()
+
+    def sign(self, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:
+        with self._lock, self._device.tpm(None) as tpm:
+            signer = tpm.signer(ldevid_key.HANDLE, known=True)
+            return signer.sign(digest, hash_name, pss=pss)

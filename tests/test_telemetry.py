@@ -1,0 +1,282 @@
+"""`tpm2cloud telemetry`: what is sent arrives, through whatever comes in between; and how it ends
+where nothing can be done."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.device import AGENT, Device, Wish
+from tests.lab.hub import Hub
+from tests.lab.proxy import Proxy
+from tests.lab.world import World
+
+ID = "device-0001"
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("cloud") / "world", hub=True) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def provisioned(cloud: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    """By its EK."""
+    wish = Wish(id=ID, target="device", attestation="tpm")
+    with Device(cloud, tmp_path_factory.mktemp("device") / "device", wish) as device:
+        done = device.agent("provision")
+        assert done.returncode == 0, done.stderr
+        yield device
+
+
+@pytest.fixture
+def device(provisioned: Device, cloud: World) -> Device:
+    """All is well, and it is registered."""
+    cloud.hub.behave()
+    cloud.dps.behave(retry_after=0)
+    cloud.dps.at_hub(ID, enabled=True)
+    provisioned.configure({})
+    provisioned.state.joinpath("turn.json").unlink(missing_ok=True)
+    return provisioned
+
+
+@pytest.fixture
+def hub(cloud: World) -> Hub:
+    return cloud.hub
+
+
+def send(
+    device: Device, *arguments: str, text: bytes = b"", **more: str
+) -> subprocess.CompletedProcess[bytes]:
+    command = [str(AGENT), "--config", str(device.config), "telemetry", *arguments]
+    env = device.environment() | more
+    return subprocess.run(
+        command, env=env, input=text, capture_output=True, timeout=120, check=False
+    )
+
+
+def arrived(hub: Hub, since: int = 0) -> list[str]:
+    return [m["text"] for m in hub.messages(ID)[since:]]
+
+
+# --- what is sent ---
+
+
+def test_each_line_is_a_message_and_all_are_acknowledged(device: Device, hub: Hub) -> None:
+    before = len(hub.messages(ID))
+    lines = b'{"temperature": 21.5}\n\n  \nplain text\r\n\xff\xfe raw\nno line end'
+    done = send(device, text=lines)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr.decode().splitlines() == [f"connected to {hub.host}", "4 acknowledged"]
+    messages = hub.messages(ID)[before:]
+    assert [m["text"] for m in messages[:2]] == ['{"temperature": 21.5}', "plain text"]
+    assert messages[3]["text"] == "no line end"
+    assert [m["properties"].get("$.ct") for m in messages] == [
+        "application/json",
+        "text/plain",
+        "application/octet-stream",
+        "text/plain",
+    ]
+    assert len({m["mid"] for m in messages}) == 4
+
+
+def test_a_file_is_sent_and_what_is_too_large_is_left_out_and_told(
+    device: Device, hub: Hub, tmp_path: Path
+) -> None:
+    before, file = len(hub.messages(ID)), tmp_path / "lines"
+    file.write_text("first\n" + "x" * 262144 + "\nlast\n")
+    done = send(device, str(file))
+    assert done.returncode == 76
+    assert b"[message-too-large]" in done.stderr
+    assert b"2 acknowledged, 1 too large" in done.stderr
+    assert arrived(hub, before) == ["first", "last"]
+
+
+def test_a_number_of_test_messages(device: Device, hub: Hub) -> None:
+    before = len(hub.messages(ID))
+    assert send(device, "--count", "3", "--interval", "0s").returncode == 0
+    sent = [json.loads(text) for text in arrived(hub, before)]
+    assert [(each["message"], each["of"]) for each in sent] == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--count", "0"], ["--interval", "soon"], ["--count", "1", "file"], ["--patience"]]
+)
+def test_what_is_asked_for_wrongly_is_said_at_once(device: Device, wrong: list[str]) -> None:
+    assert send(device, *wrong).returncode == 2
+
+
+def test_by_websockets_through_the_proxy_of_the_configuration(device: Device, hub: Hub) -> None:
+    with Proxy(hub.routes) as proxy:
+        device.configure({"hub": {"transport": "websockets"}, "proxy": {"url": proxy.url}})
+        assert send(device, "--count", "1").returncode == 0
+    assert hub.connections(ID)[-1]["transport"] == "websockets"
+
+
+def test_by_certificate_with_the_key_in_the_tpm(cloud: World, tmp_path: Path) -> None:
+    wish = Wish(id="by-certificate", target="device", attestation="x509")
+    with Device(cloud, tmp_path / "device", wish) as device:
+        assert device.agent("provision").returncode == 0
+        done = send(device, "--count", "2", "--interval", "0s")
+        assert done.returncode == 0, done.stderr
+    last = cloud.hub.connections("by-certificate")[-1]
+    assert (last["by"], last["tls"]) == ("certificate", "TLSv1.2")
+    assert len(cloud.hub.messages("by-certificate")) == 2
+
+
+# --- what comes in between ---
+
+
+def test_dropped_connections_cost_no_message_and_the_same_one_keeps_its_id(
+    device: Device, hub: Hub
+) -> None:
+    """Two of them were stored, though that was not acknowledged any more."""
+    before = len(hub.messages(ID))
+    hub.behave(drop_at=[2])
+    text = "".join(f"{n}\n" for n in range(5))
+    done = send(device, text=text.encode())
+    assert done.returncode == 0, done.stderr
+    messages = hub.messages(ID)[before:]
+    assert [m["text"] for m in messages] == ["0", "1", "1", "2", "3", "4"]
+    assert len({m["mid"] for m in messages}) == 5
+    assert b"5 acknowledged" in done.stderr
+
+
+def test_a_rotated_key_makes_it_register_again(device: Device, hub: Hub, cloud: World) -> None:
+    asked, before = len(cloud.dps.assigned(ID)), len(hub.messages(ID))
+    cloud.dps.rotate(ID)
+    done = send(device, text=b"one\n")
+    assert done.returncode == 0, done.stderr
+    assert b"DPS is asked anew" in done.stderr
+    assert arrived(hub, before) == ["one"]
+    assert len(cloud.dps.assigned(ID)) == asked + 1
+    done = send(device, text=b"two\n")
+    assert b"anew" not in done.stderr, "the new key is kept"
+
+
+def test_a_device_that_was_moved_to_another_hub_follows(device: Device, cloud: World) -> None:
+    with cloud.another_hub() as other:
+        cloud.dps.move(ID, other.host)
+        done = send(device, text=b"one\n")
+        assert done.returncode == 0, done.stderr
+        assert [m["text"] for m in other.messages(ID)] == ["one"]
+        cloud.dps.move(ID, cloud.hub.host)
+        assert send(device, text=b"two\n").returncode == 0
+    assert arrived(cloud.hub)[-1] == "two"
+
+
+# --- what it does not get through ---
+
+
+def test_a_device_that_is_disabled_is_told_what_dps_says(device: Device, cloud: World) -> None:
+    cloud.dps.at_hub(ID, enabled=False)
+    cloud.dps.enrolment(ID, enabled=False)
+    try:
+        done = send(device, "--count", "1")
+    finally:
+        cloud.dps.enrolment(ID, enabled=True)
+    assert done.returncode == 76
+    assert b"[dps-disabled]" in done.stderr
+    assert b"0 acknowledged" in done.stderr
+
+
+def test_a_hub_that_is_away_is_given_up_after_a_while(device: Device, hub: Hub) -> None:
+    hub.behave(close=True)
+    done = send(device, "--patience", "0s", text=b"one\n")
+    assert done.returncode == 75
+    assert b"[unreachable]" in done.stderr
+
+
+def test_a_stranger_in_the_hubs_place_is_not_waited_for(device: Device, tmp_path: Path) -> None:
+    device.configure({"dps": {"trust": str(device.etc / "owner-ca.pem")}})
+    done = send(device, text=b"one\n")
+    assert done.returncode == 76
+    assert b"[tls-untrusted]" in done.stderr
+
+
+def test_before_it_is_registered_and_where_iot_edge_is(cloud: World, tmp_path: Path) -> None:
+    wish = Wish(id="new", target="device", attestation="tpm", enrolled=False)
+    with Device(cloud, tmp_path / "new", wish) as device:
+        done = send(device, "--count", "1")
+        assert (done.returncode, b"[never-provisioned]" in done.stderr) == (75, True)
+    with Device(cloud, tmp_path / "edge") as device:
+        done = send(device, "--count", "1")
+        assert (done.returncode, b"[telemetry-elsewhere]" in done.stderr) == (78, True)
+
+
+# --- as a service ---
+
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(device: Device) -> Iterator[Start]:
+    """`start()`: with a pipe to it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str) -> "subprocess.Popen[bytes]":
+        command = [str(AGENT), "--config", str(device.config), "telemetry", *arguments]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, env=device.environment(), **pipes))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
+def write(service: "subprocess.Popen[bytes]", text: bytes) -> None:
+    assert service.stdin is not None
+    service.stdin.write(text)
+    service.stdin.flush()
+
+
+def test_a_service_never_gives_up_and_says_at_its_end_what_was_sent(
+    start: Start, hub: Hub, cloud: World
+) -> None:
+    before, connected = len(hub.messages(ID)), len(hub.connections(ID))
+    cloud.dps.at_hub(ID, enabled=False)
+    cloud.dps.enrolment(ID, enabled=False)
+    service = start("--patience", "forever")
+    write(service, b"one\n")
+    hub.wait(lambda: len(hub.connections(ID)) >= connected + 3)
+    assert service.poll() is None
+    cloud.dps.at_hub(ID, enabled=True)
+    cloud.dps.enrolment(ID, enabled=True)
+    hub.wait(lambda: arrived(hub, before) == ["one"])
+    write(service, b"two\n")
+    hub.wait(lambda: arrived(hub, before) == ["one", "two"])
+    service.send_signal(signal.SIGTERM)
+    assert service.stderr is not None
+    said = service.stderr.read().decode()
+    assert service.wait(30) == 0
+    assert "2 acknowledged" in said
+    assert said.count("[dps-disabled]") <= 1, "told once"
+
+
+def test_what_is_not_sent_stays_in_the_pipe_for_the_next(device: Device, hub: Hub) -> None:
+    hub.behave(drop_at=list(range(1, 99)), stored=False)
+    before, ended = len(hub.messages(ID)), len(hub.closed(ID))
+    out, into = os.pipe()
+    os.write(into, b"one\ntwo\n")
+    command = [str(AGENT), "--config", str(device.config), "telemetry", "--patience", "forever"]
+    service = subprocess.Popen(
+        command, env=device.environment(), stdin=out, stderr=subprocess.PIPE, text=True
+    )
+    hub.wait(lambda: len(hub.closed(ID)) >= ended + 2)
+    service.send_signal(signal.SIGTERM)
+    assert "0 acknowledged, 1 not acknowledged" in service.communicate()[1]
+    assert service.returncode == 0
+    os.close(into)
+    hub.behave()
+    with os.fdopen(out, "rb") as rest:
+        assert send(device, text=rest.read()).returncode == 0
+    assert arrived(hub, before) == ["two"]
