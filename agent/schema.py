@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -108,7 +108,7 @@ def _unknown(tree: Tree, known: list[str], found: Found, at: str) -> None:
 
 
 def _value(hint: Any, raw: Any, found: Found, at: str) -> Any:
-    if get_origin(hint) is types.UnionType:  # X | None
+    if get_origin(hint) in (types.UnionType, Union):  # X | None; of a Literal, the latter
         hint = next(a for a in get_args(hint) if a is not type(None))
     if dataclasses.is_dataclass(hint):
         if isinstance(raw, Leaf):
