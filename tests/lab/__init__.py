@@ -7,6 +7,8 @@ pki           CAs, and certificates as odd as a test wants them
 swtpm         a TPM as its maker ships it;  factory: as the factory leaves it
 est, nginx    GlobalSign's EST server, and the door in front of it that asks for credentials
 dps           a provisioning service (a process);  provisioning: how a test holds it
+hub           an IoT Hub (a process, hub_server);  mosquitto: a broker that nobody here wrote
+proxy         what stands between a device and the world;  hub_client: a client that says anything
 iotedge/      a stand-in for IoT Edge that uses what it is given (Go)
 process       programs started, waited for, and never left behind
 

@@ -158,7 +158,7 @@ def _check_certificate(
 def _check_chain(door: Door, chain: Sequence[x509.Certificate], now: datetime) -> None:
     verifier = (
         PolicyBuilder()
-        .store(Store(door.enrolled))
+        .store(Store(list(door.enrolled)))
         .time(now)
         .extension_policies(
             ee_policy=ExtensionPolicy.permit_all(),
