@@ -10,6 +10,7 @@ import pytest
 from agent import config, schema
 from agent.errors import (
     ConfigError,
+    HubKeyNotKept,
     NoPermission,
     TpmError,
     TpmLockout,
@@ -101,7 +102,8 @@ def test_the_preset_enables_what_starts_us_and_nothing_that_sockets_start() -> N
     enabled = {line.split()[1] for line in lines if line.startswith("enable ")}
     disabled = {line.split()[1] for line in lines if line.startswith("disable ")}
     assert enabled == {units.FIRSTBOOT, *units.words(SERVICE, "Install.Also")}
-    assert disabled == {f"aziot-{name}.service" for name in units.DAEMONS}
+    others = {f"aziot-{name}.service" for name in units.DAEMONS}
+    assert disabled == {*others, "tpm2cloud-telemetry.socket"}
 
 
 # --- true to the agent ---
@@ -111,7 +113,8 @@ def test_it_is_tried_again_unless_a_person_is_needed() -> None:
     given_up = {int(word) for word in units.words(SERVICE, "Service.RestartPreventExitStatus")}
     for error in every_error():
         needs_a_person = issubclass(error, TpmError | NoPermission | ConfigError)
-        needs_a_person &= error not in (TpmLockout, TpmShared)  # it expires; it is left alone
+        # It expires; it is left alone; it is on the disk.
+        needs_a_person &= error not in (TpmLockout, TpmShared, HubKeyNotKept)
         assert (error.status in given_up) is needs_a_person, error
     assert SERVICE["Service.Restart"] == ["on-failure"]
     assert SERVICE["Unit.StartLimitIntervalSec"] == ["0"]
