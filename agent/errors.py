@@ -173,6 +173,17 @@ class LdevidExpired(ConfigError):
     )
 
 
+class LdevidNotRenewed(ConfigError):
+    """The LDevID does not work any more, and is not renewed: DPS knows this certificate alone."""
+
+    code = "ldevid-not-renewed"
+    remedy = (
+        "A new certificate needs the enrolment to be changed: rm {path}, then systemctl restart "
+        "tpm2cloud-firstboot gets one, to be enrolled in its place. Or enrol a group, and set "
+        "ldevid.renew_at"
+    )
+
+
 class AziotConfigInvalid(ConfigError):
     """IoT Edge's own config.toml is there, but it is no TOML."""
 

@@ -13,13 +13,13 @@ else need. The renewal (cert-renewal's engine) sits in the service named as `uni
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from agent import aziot_config, store
-from agent.config import Config
+from agent.config import NEVER, Config
 
 EST_ID, DEVICE_ID, EDGE_CA = "est-id", "device-id", "aziot-edged-ca"
 CERTD, IDENTITYD, EDGED = "aziot-certd", "aziot-identityd", "aziot-edged"
@@ -30,7 +30,8 @@ UNITS = (CERTD, IDENTITYD, EDGED, "aziot-keyd", "aziot-tpmd")
 class Kept:
     """A certificate that a service keeps: `id` is certd's name for it, and its key's label.
 
-    `unit`: who renews it. `threshold`, `retry`: as cert-renewal has them, "80%", "30day", "90min".
+    `unit`: who renews it. `threshold`, `retry`: as cert-renewal has them, "80%", "30day", "90min";
+    or `threshold` is "never".
     `by_est`: it comes from the operational EST server. `needed`: the device does not work without
     the file; else its service makes it when it wants it.
     """
@@ -43,6 +44,11 @@ class Kept:
     retry: str
     by_est: bool
     needed: bool
+
+    @property
+    def renewed(self) -> bool:
+        """False: DPS knows it and no other, so another one is of no use."""
+        return self.threshold != NEVER
 
 
 def kept(conf: Config) -> list[Kept]:
@@ -72,13 +78,14 @@ def _operational(conf: Config) -> list[Kept]:
     own, home = conf.operational, conf.aziot.state
     if own is None or own.issued_by != "est" or conf.dps.attestation != "x509":
         return []
-    when = aziot_config.Renewal(threshold=own.renew_at)
+    usual = aziot_config.Renewal()
+    when = usual if own.renew_at == NEVER else replace(usual, threshold=own.renew_at)
     device = Kept(
         DEVICE_ID,
         "shown to DPS and the hub",
         file(home, DEVICE_ID),
         IDENTITYD,
-        when.threshold,
+        own.renew_at,
         when.retry,
         by_est=True,
         needed=True,

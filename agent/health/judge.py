@@ -70,7 +70,7 @@ class Found:
     it, or it cannot be told when. `roots`: who is trusted to issue it; None: not to be checked.
     `stopped`: the words in which who should renew it said that it no longer does. `needed`: False
     if this device works without it, or it is got when it is wanted. `by`: who gets it anew if there
-    is no window; '': nobody.
+    is no window; '': nobody. `fixed`: DPS knows this one alone, so renew_at is "never".
     """
 
     name: str
@@ -84,6 +84,7 @@ class Found:
     stopped: str = ""
     needed: bool = True
     by: str = ""
+    fixed: bool = False
 
     @property
     def renewer(self) -> str:
@@ -246,6 +247,7 @@ def _until(found: Found) -> str:
 
 # --- and what comes of it ---
 
+_ENROLMENT = "a new certificate needs the enrolment at DPS to be changed"
 _NOBODY: dict[Condition, str] = {
     "missing": "a person has to put it there",
     "unreadable": "a person has to put it there anew",
@@ -281,6 +283,9 @@ def _by_us(found: Found, state: Condition) -> str:
 
 
 def _unrenewed(found: Found, state: Condition) -> str:
+    if found.fixed:
+        more = "" if state == "fresh" else f"; one is got when '{found.path}' is removed"
+        return f"nothing renews it (renew_at is 'never'): {_ENROLMENT}{more}"
     if not found.needed and state != "fresh":
         return "nothing: this device works without it"
     end = found.chain[0].not_valid_after_utc if found.chain else None

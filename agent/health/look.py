@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509 import Certificate
 
 from agent import anchors, pkcs11, store, x509
-from agent.config import Config, Ldevid, share
+from agent.config import NEVER, Config, Ldevid, share
 from agent.errors import (
     AgentError,
     TokenBusy,
@@ -77,12 +77,13 @@ def _ldevid(tpm: Tpm, conf: Config, state: State) -> Iterator[Found]:
             has_key=key is not None,
             window=_own_window(chain, conf.ldevid, state),
             roots=_roots(conf.ldevid, state),
-            by=US if conf.ldevid.recover else "",
+            by=US if conf.ldevid.recover and conf.ldevid.renew_at != NEVER else "",
+            fixed=conf.ldevid.renew_at == NEVER,
         )
 
 
 def _own_window(chain: Sequence[Certificate] | None, conf: Ldevid, state: State) -> Window | None:
-    if not chain:
+    if not chain or conf.renew_at == NEVER:
         return None
     return _readable(
         lambda: window(chain[0], share(conf.renew_at), share(conf.spread), seed(state))
@@ -156,12 +157,13 @@ def _kept(conf: Config, stopped: Mapping[str, str], hitch: Hitch | None = None) 
             roots=None,  # whoever the operator's EST server is of
             stopped=stopped.get(each.id, ""),
             needed=needed,
-            by=each.unit if needed else "",
+            by=each.unit if needed and each.renewed else "",
+            fixed=not each.renewed,
         )
 
 
 def _service_window(chain: Sequence[Certificate] | None, kept: certd.Kept) -> Window | None:
-    if not chain:
+    if not chain or not kept.renewed:
         return None
     return _readable(lambda: window_of_certd(chain[0], kept.threshold, kept.retry, kept.unit))
 

@@ -96,7 +96,7 @@ def stuck(
     the identity service does not know any more who this device is."""
     failing = tuple(name for name in units if _fails(units[name], before))
     seen = {each.name: each for each in judged if each.needed and each.state in HELPS}
-    kept = [each for each in certd.kept(conf) if each.id in seen]
+    kept = [each for each in certd.kept(conf) if each.id in seen and each.renewed]
     found = [_certificate(conf, each, seen[each.id], failing) for each in kept]
     if nobody and certd.IDENTITYD not in failing and _shows(seen.get(certd.DEVICE_ID)):
         found.append(_registration(conf))

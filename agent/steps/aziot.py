@@ -126,7 +126,7 @@ def _by_certificate(
         registration_id=who,
         id_scope=conf.dps.id_scope,
         global_endpoint=conf.dps.endpoint,
-        identity=aziot_config.Issued(renewal=_renewal(operational)) if by_est else ldevid,
+        identity=aziot_config.Issued(renewal=_of_device_id(operational)) if by_est else ldevid,
         est=_est(operational, ldevid, known, state) if by_est else None,
         keystore=keystore,
         edge_ca=_edge_ca(conf.edge_ca, who),
@@ -153,7 +153,15 @@ def _password(conf: config.Operational, known: Secrets) -> str:
         return known["password"]
 
 
+def _of_device_id(conf: config.Operational) -> aziot_config.Renewal | None:
+    return None if conf.renew_at == config.NEVER else _renewal(conf)
+
+
 def _renewal(conf: config.Operational) -> aziot_config.Renewal:
+    """What logs in at the EST server is renewed in any case: DPS does not see it, and aziot-certd
+    cannot be told not to."""
+    if conf.renew_at == config.NEVER:
+        return aziot_config.Renewal(rotate_key=conf.rotate_key)
     return aziot_config.Renewal(threshold=conf.renew_at, rotate_key=conf.rotate_key)
 
 

@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 from cryptography.x509 import Certificate
 
 from agent import store
-from agent.errors import AgentError, ConfigError, LdevidExpired, Refused, TpmError
+from agent.config import NEVER
+from agent.errors import (
+    AgentError,
+    ConfigError,
+    LdevidExpired,
+    LdevidNotRenewed,
+    Refused,
+    TpmError,
+)
 from agent.state import State
 from agent.steps import ldevid_enrol, ldevid_key, ldevid_pauses, ldevid_rekey, ldevid_renewal
 from agent.steps.ldevid import Ldevid
@@ -34,8 +42,7 @@ def obtain(ours: Ldevid) -> None:
 def _recover_at_boot(ours: Ldevid) -> None:
     if ldevid_renewal.accept(ours, ours.state, ldevid_key.HANDLE):
         return
-    if not ours.conf.recover:
-        raise _expired(ours.state)
+    _may_be_another(ours)
     with ldevid_pauses.kept(ours):
         recover(ours)
 
@@ -47,8 +54,7 @@ def recover(ours: Ldevid) -> str:
     state = ours.state
     if how := ldevid_renewal.accept(ours, state, ldevid_key.HANDLE):
         return how
-    if not ours.conf.recover:
-        raise _expired(state)
+    _may_be_another(ours)
     name, chain = _climb(ours)
     how = f"got anew by {'a login' if name == 'login' else 'the EK'}"
     if not ours.works():
@@ -56,6 +62,20 @@ def recover(ours: Ldevid) -> str:
         return how
     proof = ldevid_renewal.proven(ours, state, ldevid_key.HANDLE, chain, anyway=True)
     return f"{how}; {proof}"
+
+
+def _may_be_another(ours: Ldevid) -> None:
+    """Raises LdevidExpired, if no way to get another is allowed, and LdevidNotRenewed, if DPS would
+    not know it. Who has removed the one there was wants another."""
+    state = ours.state
+    if ours.conf.renew_at == NEVER and store.exists(state.ldevid_cert):
+        raise LdevidNotRenewed(
+            f"cannot renew the LDevID: that in '{state.ldevid_cert}' does not work any more, and "
+            "ldevid.renew_at is 'never'",
+            path=state.ldevid_cert,
+        )
+    if not ours.conf.recover:
+        raise _expired(state)
 
 
 def _expired(state: State) -> LdevidExpired:
