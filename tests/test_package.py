@@ -8,6 +8,7 @@ import pytest
 
 import agent
 from agent import config
+from tests.conftest import MakeDevice
 from tests.lab import units
 from tests.lab.process import TOP, run
 from tests.package import chroot, deb
@@ -90,6 +91,17 @@ def test_holds_what_a_device_needs_and_no_more(package: Deb) -> None:
         assert any(name.rstrip("/").endswith(f"/{unit.name}") for name in names), unit
 
 
+def test_each_library_in_it_is_named_in_its_copyright_and_has_its_licence_beside_it(
+    package: Deb,
+) -> None:
+    inside = re.findall(r"/([^/]+)-[^-/]+\.dist-info/(\S+)", run("dpkg-deb", "-c", package.path))
+    libraries = {name.replace("_", "-").lower() for name, _ in inside} - {"tpm2cloud"}
+    licensed = {name for name, file in inside if file.lower().startswith(("licen", "copying"))}
+    assert {name.replace("_", "-").lower() for name in licensed} == libraries | {"tpm2cloud"}
+    text = (TOP / "debian/copyright").read_text().split("\n .\n")[0]
+    assert {name.lower() for name in re.findall(r"([\w-]+)\s+\(\w", text)} == libraries | {"libffi"}
+
+
 def test_needs_the_python_it_was_made_with_and_the_libraries_it_was_linked_with(
     package: Deb,
 ) -> None:
@@ -124,6 +136,17 @@ def test_removing_stops_every_service_of_ours() -> None:
 # --- what it does to a system ---
 
 
+def test_only_telemetry_loads_what_telemetry_needs(make_device: MakeDevice) -> None:
+    """The client of the hub takes a quarter of a second, of a slow device several. (PySocks is
+    loaded by requests, wherever it is there: a millisecond.)"""
+    device = make_device()
+    profile = ["env", "PYTHONPROFILEIMPORTTIME=1"]
+    for verb in ("config", "provision", "status", "health", "needs-renewal", "identity"):
+        loaded = device.run([*profile, *device.agent_command(verb)]).stderr
+        assert "agent.verbs" in loaded, verb
+        assert not re.search(r"\| +(azure|paho|janus|deprecation)\b", loaded), verb
+
+
 def test_installs_offline_without_a_tpm_and_starts_nothing(minimal: Chroot, package: Deb) -> None:
     name = minimal.put(package.path)
     left_running = minimal.sh(
@@ -136,6 +159,7 @@ def test_installs_offline_without_a_tpm_and_starts_nothing(minimal: Chroot, pack
     assert minimal.ask("test", "-e", STATE).returncode == 1
     every_module_is_compiled(minimal)
     answers_without_a_tpm(minimal)
+    has_what_telemetry_needs(minimal)
     default_paths_exist(minimal)
     provisions_a_simulated_tpm(minimal)
 
@@ -158,6 +182,15 @@ def answers_without_a_tpm(system: Chroot) -> None:
     without = system.ask("tpm2cloud", "status")
     assert without.returncode == 4
     assert "[tpm-unavailable]" in without.stdout
+
+
+def has_what_telemetry_needs(system: Chroot) -> None:
+    """Its modules come from the package alone, and say nothing (Python's warnings are on)."""
+    code = "import agent.telemetry, azure.iot.device as hub; print(hub.__file__)"
+    said = system.run(f"{HOME}/bin/python", "-I", "-W", "error", "-c", code)
+    assert said.startswith(f"{HOME}/lib/")
+    trust = system.sh(f"{HOME}/bin/python -Ic 'from agent import config; print(config.SYSTEM_CAS)'")
+    assert system.sh(f"test -s {trust.strip()} && echo there") == "there\n"
 
 
 def default_paths_exist(system: Chroot) -> None:
