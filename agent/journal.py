@@ -123,6 +123,8 @@ def sync() -> None:
 
 def tell_systemd(state: str) -> None:
     """sd_notify(3): "READY=1", "STATUS=..."; nothing happens where nobody asked to be told."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return
     import sdnotify  # where a parser or a table is all that is wanted, it need not be installed
 
     sdnotify.SystemdNotifier().notify(state)

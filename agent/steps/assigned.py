@@ -124,5 +124,13 @@ def _parsed(found: Any) -> Assignment | None:
 def _key(found: Any) -> Key | None:
     if found is None:
         return None
-    public, private = (b64decode(found[name], validate=True) for name in ("public", "private"))
+    public, private = (_sized(found[name]) for name in ("public", "private"))
     return Key(public, private)
+
+
+def _sized(text: str) -> bytes:
+    """A TPM2B: two bytes say how many come after them."""
+    blob = b64decode(text, validate=True)
+    if len(blob) != 2 + int.from_bytes(blob[:2], "big"):
+        raise ValueError("not whole")
+    return blob

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agent import inputs, store, x509
 from agent.config import Config, Hub
 from agent.ek import DPS_EK
-from agent.errors import AgentError, DpsNoKey, HandleOccupied, HubRefused, TpmError
+from agent.errors import AgentError, DpsNoKey, HandleOccupied, HubRefused, KeyOfAnotherTpm
 from agent.state import State
 from agent.steps import Step, assigned, enrol, ldevid_key, srk
 from agent.steps.assigned import Asked, Assignment, Kept, Key
@@ -217,9 +217,7 @@ class Registration:
             return False
         try:
             self._place(now.key)
-        except TpmError as e:
-            if type(e) is not TpmError:
-                raise
+        except KeyOfAnotherTpm as e:
             log.warning("cannot load the hub key that is kept on this disk: %s; DPS is asked", e)
             return False
         return True
