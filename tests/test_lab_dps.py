@@ -158,6 +158,15 @@ def test_keys_that_are_not_enrolled_or_are_none_get_no_challenge(
     assert client.challenge().status == 404
 
 
+def test_a_request_that_is_none_is_refused(client: Client) -> None:
+    assert client.named("ends-with-a-dot.").challenge().status == 400
+    assert client.named("x" * 129).challenge().status == 400
+    assert client.ask("DELETE", "register").status == 405
+    assert client.ask("PUT", "register", {"registrationId": "another"}).status == 400
+    client.kind = "text/plain"
+    assert client.challenge().status == 415
+
+
 def test_an_ecc_endorsement_key_will_do_where_the_test_says_so(client: Client, chip: Chip) -> None:
     client.dps.behave(ecc=True)
     client.parents = dps_tpm.Parents(chip.read("ecc-ek.pub"), chip.parents.srk)

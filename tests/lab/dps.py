@@ -81,8 +81,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _reply(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        token = self.headers.get("Authorization")
-        asked = Request(self.command, self.path, body, token, self.chain)
+        token, kind = self.headers.get("Authorization"), self.headers.get("Content-Type")
+        asked = Request(self.command, self.path, body, token, self.chain, kind)
         reply = self.server.service.answer(asked)
         if reply.odd == "silence":
             self.close_connection = True

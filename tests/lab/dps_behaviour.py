@@ -61,6 +61,7 @@ class Request:
     body: bytes
     token: str | None  # the Authorization header
     chain: list[x509.Certificate]  # the client's, leaf first
+    kind: str | None = None  # the Content-Type header
     log: dict[str, Any] = field(default_factory=dict)
 
 

@@ -122,7 +122,10 @@ class Client:
     ) -> None:
         self.dps, self.id, self.parents = dps, registration_id, parents
         self._trust, self._context = trust, ssl.create_default_context(cafile=str(trust))
-        self.audience = f"{dps.scope}/registrations/{registration_id}"
+        self.kind, self.audience = (
+            "application/json",
+            f"{dps.scope}/registrations/{registration_id}",
+        )
 
     def show(self, directory: Path, key: pki.PrivateKey, *chain: x509.Certificate) -> None:
         """Use this client certificate from now on."""
@@ -133,7 +136,7 @@ class Client:
     def ask(self, method: str, path: str, body: Any = None, token: str | None = None) -> Answer:
         host = urlsplit(self.dps.url).netloc
         connection = HTTPSConnection(host, context=self._context, timeout=30)
-        headers = {} if token is None else {"Authorization": token}
+        headers = {"Content-Type": self.kind} | ({"Authorization": token} if token else {})
         url = f"/{self.audience}/{path}?api-version=2021-06-01"
         try:
             connection.request(method, url, json.dumps(body), headers)

@@ -28,6 +28,7 @@ from tests.lab.dps_tpm import Parents
 
 PATHS = re.compile(r"^/([^/]+)/registrations/([^/]+)/(register|operations/([^/]+))$")
 VERSIONS = ["2019-03-31", "2021-06-01", "2021-10-01"]
+JSON = re.compile(r"application/json *(;|$)", re.IGNORECASE)
 REGISTRATION_ID = re.compile(r"[A-Za-z0-9._:-]{0,127}[A-Za-z0-9-]")
 
 
@@ -85,6 +86,8 @@ class Service:
             raise Error(404, 404201, f"ID scope '{scope}' not found")
         if not REGISTRATION_ID.fullmatch(registration_id):
             raise Error(400, 400004, f"'{registration_id}' is no registration id")
+        if request.kind is not None and not JSON.match(request.kind):
+            raise Error(415, 415001, f"Content-Type '{request.kind}' is not supported")
         if operation:
             return self._look_up(request, registration_id, operation)
         return self._register(request, registration_id, body)
