@@ -64,7 +64,7 @@ func (d *DPS) importKey(text string) error {
 
 // sasToken is an Authorization header for the registration, signed by the key imported last.
 func sasToken(tpm TPMService, audience string) (string, error) {
-	resource := pathSegment(strings.ToLower(audience))
+	resource := escaped(strings.ToLower(audience))
 	expiry := fmt.Sprint(now().Add(tokenLife).Unix())
 	signature, err := tpm.sign([]byte(resource + "\n" + expiry))
 	if err != nil {
@@ -75,12 +75,12 @@ func sasToken(tpm TPMService, audience string) (string, error) {
 		"&skn=registration", nil
 }
 
-// pathSegment escapes what the real service does: its set is that of a path segment (WHATWG URL), of
-// the percent sign, and of the equals sign.
-func pathSegment(text string) string {
+// escaped escapes what the real service does: the set of a path (WHATWG URL, 1.3), and the equals
+// sign. Slashes stay, as the provisioning service and the hub do not mind.
+func escaped(text string) string {
 	var out strings.Builder
 	for _, each := range []byte(text) {
-		if each <= ' ' || each > '~' || strings.IndexByte("\"#<>?`{}/%=", each) >= 0 {
+		if each <= ' ' || each > '~' || strings.IndexByte("\"#<>?`{}=", each) >= 0 {
 			fmt.Fprintf(&out, "%%%02X", each)
 		} else {
 			out.WriteByte(each)

@@ -28,14 +28,14 @@ func TestTokenIsSignedAsItIsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.TrimPrefix(header, "SharedAccessSignature ")
-	if !strings.HasPrefix(text, "sr=0ne00ab%2Fregistrations%2Fdevice:1%3Dx&sig=") {
+	if !strings.HasPrefix(text, "sr=0ne00ab/registrations/device:1%3Dx&sig=") {
 		t.Error(header)
 	}
 	values, err := url.ParseQuery(text)
 	if err != nil || values.Get("skn") != "registration" {
 		t.Fatal(header, err)
 	}
-	signed := fmt.Sprintf("0ne00ab%%2Fregistrations%%2Fdevice:1%%3Dx\n%s", values.Get("se"))
+	signed := fmt.Sprintf("0ne00ab/registrations/device:1%%3Dx\n%s", values.Get("se"))
 	mac, _ := key.sign([]byte(signed))
 	if values.Get("sig") != base64.StdEncoding.EncodeToString(mac) {
 		t.Error("signed something else")
