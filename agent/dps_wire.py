@@ -158,7 +158,7 @@ class Wire:
     def challenge(self, reply: Reply) -> Challenge:
         """Raises what it is, if it is none."""
         if reply.status != HTTPStatus.UNAUTHORIZED or _is_page(reply):
-            if reply.status < 300:
+            if reply.status < 300 and not _is_page(reply):
                 raise self.garbled(f"it does not ask who we are ({reply.status})")
             raise self.refusal(reply)
         found = self.document(reply)
@@ -234,12 +234,17 @@ def _is_page(reply: Reply) -> bool:
 def _text(value: object) -> str:
     """A number or a short text, as it is shown; of anything else, nothing."""
     fine = isinstance(value, str | int) and not isinstance(value, bool)
-    return printable(str(value), 80) if fine else ""
+    return _shown(str(value), 80) if fine else ""
+
+
+def _shown(text: str, limit: int = 200) -> str:
+    """What a stranger sent; not the signature that we sent him."""
+    return printable(_SIGNATURE.sub("sig=...", text), limit)
 
 
 def _words(status: str, message: object, code: str, tracking: object) -> str:
-    quoted = printable(_SIGNATURE.sub("sig=...", message)) if isinstance(message, str) else ""
-    parts = [printable(status, 40), f"'{quoted}'" if quoted else ""]
+    quoted = _shown(message) if isinstance(message, str) else ""
+    parts = [_shown(status, 40), f"'{quoted}'" if quoted else ""]
     parts.append(f"errorCode {code}" if code else "")
     known = _text(tracking)
     parts.append(f"trackingId {known}" if known else "")

@@ -122,12 +122,13 @@ def failed(
     why: str = "",
 ) -> Turn:
     """DPS answered, but not with a hub. `told`: seconds, by Retry-After. `slow`: it will say the
-    same until a person does something. All that failed together come back spread, again."""
+    same until a person does something. All that failed together come back as spread as they would
+    after a power cut."""
     failures = turn.failures + 1
     doubled = min(FIRST * 2 ** min(failures - 1, 10), LONGEST)
-    least = max(doubled, SLOW if slow else 0.0, float(told or 0), window)
-    pause = least * (1 + jitter(f"{who}\n{failures}".encode()) / 2)
-    pause = min(pause, CREDIBLE.total_seconds())
+    least = max(doubled, SLOW if slow else 0.0, float(told or 0))
+    own = jitter(f"{who}\n{failures}".encode())
+    pause = min(least + own * max(least / 2, window), CREDIBLE.total_seconds())
     until = wall.astimezone(UTC) + timedelta(seconds=pause)
     return replace(
         turn,

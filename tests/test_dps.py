@@ -9,7 +9,8 @@ import pytest
 
 from agent.dps import LEAST, PATIENCE, USUAL, pace
 from agent.errors import DpsAssigning, DpsUnauthorized, ServerBusy
-from agent.steps import enrol
+from agent.steps import enrol, srk
+from agent.steps.ldevid_key import HANDLE
 from agent.tpm import Tpm
 from tests.lab import pki, provisioning, registrant, snapshot
 from tests.lab.provisioning import HUB
@@ -73,11 +74,14 @@ def test_a_key_in_the_tpm_shows_the_certificate(
     service: provisioning.Dps, tls: pki.Tls, devices: pki.Authority, tpm: Tpm
 ) -> None:
     service.behave()
-    with tpm.key("ecc256") as made:
+    parent = srk.HANDLE
+    with soldered(tpm).load(parent, *tpm.create_key(parent, "ecc256")) as made:
+        tpm.persist(made, HANDLE)
         leaf = devices.issue(made.public.key, "in-the-tpm")
-        with enrol.by_key(tpm.signer(made), [leaf, *devices.chain[:-1]]) as client:
-            one = Registrant(service, tls.trust, "in-the-tpm", identify=client["identify"])
-            assert one.register().device_id == "in-the-tpm"
+    with enrol.by_key(tpm.signer(HANDLE), [leaf, *devices.chain[:-1]]) as client:
+        one = Registrant(service, tls.trust, "in-the-tpm", identify=client["identify"])
+        assert one.register().device_id == "in-the-tpm"
+    assert one.asked[0]["chain"] == ["CN=in-the-tpm", "CN=Devices"]
 
 
 def test_a_payload_goes_there_and_another_comes_back(

@@ -1,6 +1,7 @@
 """A device that registers by `agent.dps`, with a real TPM or a certificate, and does not really
 wait in between: what it would have waited is in `rests`."""
 
+import shutil
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,11 @@ def certified(ca: pki.Authority, name: str, directory: Path) -> Identify:
     chain = pki.pem(ca.issue(key.public_key(), name), *ca.chain[:-1])
     pki.write_private(file, pki.private_pem(key) + chain)
     return lambda context: context.load_cert_chain(file)
+
+
+def copied(state: Path, to: Path) -> None:
+    """A TPM as its maker ships it."""
+    shutil.copytree(state, to)
 
 
 @contextmanager
