@@ -26,6 +26,7 @@ from agent.hub_library import (
     call,
     certificates,
     failures,
+    hang_up,
     of_environment,
     quiet,
     through,
@@ -244,14 +245,10 @@ class Hub:
     @contextlib.contextmanager
     def _alarm(self) -> Iterator[None]:
         """The library waits for an acknowledgement as long as the connection lasts."""
-        timer = threading.Timer(self._patience, self._hang_up)
+        timer = threading.Timer(self._patience, hang_up, (self._open,))
         timer.daemon = True
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
-
-    def _hang_up(self) -> None:
-        with contextlib.suppress(*failures()):
-            self._open.disconnect()  # what waits for an acknowledgement is cancelled

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from agent.tpm.operations import Signer
 
 if TYPE_CHECKING:
-    from azure.iot.device import ProxyOptions
+    from azure.iot.device import IoTHubDeviceClient, ProxyOptions
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 LOGGERS = ("azure.iot.device", "paho")
@@ -57,6 +57,13 @@ class Key:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+def hang_up(client: "IoTHubDeviceClient") -> None:
+    """What waits for an acknowledgement is cancelled. In a thread of its own, perhaps at the same
+    time as its owner closes it."""
+    with contextlib.suppress(*failures()):
+        client.disconnect()
 
 
 def call(client: Any, new_token: Callable[[], None] | None, change: object) -> None:

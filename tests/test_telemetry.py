@@ -5,24 +5,82 @@ import json
 import os
 import signal
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.device import AGENT, Device, Wish
+from tests.lab.clock import Clock
+from tests.lab.device import Device, Wish
 from tests.lab.hub import Hub
 from tests.lab.proxy import Proxy
 from tests.lab.world import World
 
-ID = "device-0001"
+ID, DAY = "device-0001", "device-of-a-day"
+RENEWALS = 50
+FOREVER = ("--patience", "forever")
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("cloud") / "world", hub=True) as world:
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
+    """Of all but the last tests it is ours."""
+    return Clock(tmp_path_factory.mktemp("clock"))
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("cloud") / "world", hub=True, clock=clock) as world:
         yield world
+
+
+class Day:
+    """A day of tokens, an hour each, twice over, in a minute: a device sends a line ten times a
+    second, and renews its token each time the library asks for it, 120 s before the end of 121. It
+    is at a hub of its own, while the other tests do what they do."""
+
+    def __init__(self, device: Device, hub: Hub) -> None:
+        self.device, self.hub, self.lines = device, hub, 0
+        device.world.dps.enrol_tpm(DAY, device.endorsement_key(), hub=hub.host)
+        device.configure({"hub": {"token_lifetime": "121s"}})
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._live)
+        self._thread.start()
+
+    def _live(self) -> None:
+        self.provisioned = self.device.agent("provision")
+        command = self.device.agent_command("telemetry")
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+        env = self.device.environment()
+        with subprocess.Popen(command, env=env, text=True, **pipes) as agent:
+            assert agent.stdin is not None
+            assert agent.stderr is not None
+            while not self._enough.wait(0.1) and agent.poll() is None:
+                agent.stdin.write(f"{self.lines}\n")
+                agent.stdin.flush()
+                self.lines += 1
+            agent.stdin.close()
+            self.said = agent.stderr.read()
+        self.status = agent.returncode
+
+    def end(self) -> None:
+        self._enough.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def day(cloud: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
+    wish = Wish(id=DAY, target="device", attestation="tpm", enrolled=False)
+    with (
+        cloud.another_hub() as hub,
+        Device(cloud, tmp_path_factory.mktemp("day") / "device", wish) as device,
+    ):
+        day = Day(device, hub)
+        yield day
+        day.end()
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +112,11 @@ def hub(cloud: World) -> Hub:
 def send(
     device: Device, *arguments: str, text: bytes = b"", **more: str
 ) -> subprocess.CompletedProcess[bytes]:
-    command = [str(AGENT), "--config", str(device.config), "telemetry", *arguments]
-    env = device.environment() | more
-    return subprocess.run(
-        command, env=env, input=text, capture_output=True, timeout=120, check=False
-    )
+    command, env = device.agent_command("telemetry", *arguments), device.environment() | more
+    pipes: dict[str, Any] = {"input": text, "capture_output": True}
+    done = subprocess.run(command, env=env, timeout=120, check=False, **pipes)
+    assert b"Traceback" not in done.stderr, done.stderr
+    return done
 
 
 def arrived(hub: Hub, since: int = 0) -> list[str]:
@@ -123,11 +181,14 @@ def test_by_certificate_with_the_key_in_the_tpm(cloud: World, tmp_path: Path) ->
     wish = Wish(id="by-certificate", target="device", attestation="x509")
     with Device(cloud, tmp_path / "device", wish) as device:
         assert device.agent("provision").returncode == 0
-        done = send(device, "--count", "2", "--interval", "0s")
+        assert send(device, "--count", "2", "--interval", "0s").returncode == 0
+        cloud.dps.at_hub("by-certificate", thumbprint="00" * 32)
+        done = send(device, "--count", "1")
         assert done.returncode == 0, done.stderr
+        assert b"DPS is asked anew" in done.stderr
     last = cloud.hub.connections("by-certificate")[-1]
     assert (last["by"], last["tls"]) == ("certificate", "TLSv1.2")
-    assert len(cloud.hub.messages("by-certificate")) == 2
+    assert len(cloud.hub.messages("by-certificate")) == 3
 
 
 # --- what comes in between ---
@@ -158,17 +219,6 @@ def test_a_rotated_key_makes_it_register_again(device: Device, hub: Hub, cloud: 
     assert len(cloud.dps.assigned(ID)) == asked + 1
     done = send(device, text=b"two\n")
     assert b"anew" not in done.stderr, "the new key is kept"
-
-
-def test_a_device_that_was_moved_to_another_hub_follows(device: Device, cloud: World) -> None:
-    with cloud.another_hub() as other:
-        cloud.dps.move(ID, other.host)
-        done = send(device, text=b"one\n")
-        assert done.returncode == 0, done.stderr
-        assert [m["text"] for m in other.messages(ID)] == ["one"]
-        cloud.dps.move(ID, cloud.hub.host)
-        assert send(device, text=b"two\n").returncode == 0
-    assert arrived(cloud.hub)[-1] == "two"
 
 
 # --- what it does not get through ---
@@ -221,10 +271,10 @@ def start(device: Device) -> Iterator[Start]:
     """`start()`: with a pipe to it."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def begin(*arguments: str) -> "subprocess.Popen[bytes]":
-        command = [str(AGENT), "--config", str(device.config), "telemetry", *arguments]
+    def begin(*arguments: str, **more: str) -> "subprocess.Popen[bytes]":
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, env=device.environment(), **pipes))
+        command, env = device.agent_command("telemetry", *arguments), device.environment() | more
+        started.append(subprocess.Popen(command, env=env, **pipes))
         return started[-1]
 
     yield begin
@@ -245,7 +295,7 @@ def test_a_service_never_gives_up_and_says_at_its_end_what_was_sent(
     before, connected = len(hub.messages(ID)), len(hub.connections(ID))
     cloud.dps.at_hub(ID, enabled=False)
     cloud.dps.enrolment(ID, enabled=False)
-    service = start("--patience", "forever")
+    service = start(*FOREVER)
     write(service, b"one\n")
     hub.wait(lambda: len(hub.connections(ID)) >= connected + 3)
     assert service.poll() is None
@@ -262,21 +312,71 @@ def test_a_service_never_gives_up_and_says_at_its_end_what_was_sent(
     assert said.count("[dps-disabled]") <= 1, "told once"
 
 
-def test_what_is_not_sent_stays_in_the_pipe_for_the_next(device: Device, hub: Hub) -> None:
+def test_what_is_not_sent_stays_in_the_pipe_for_the_next(
+    device: Device, hub: Hub, tmp_path: Path
+) -> None:
     hub.behave(drop_at=list(range(1, 99)), stored=False)
     before, ended = len(hub.messages(ID)), len(hub.closed(ID))
-    out, into = os.pipe()
-    os.write(into, b"one\ntwo\n")
-    command = [str(AGENT), "--config", str(device.config), "telemetry", "--patience", "forever"]
-    service = subprocess.Popen(
-        command, env=device.environment(), stdin=out, stderr=subprocess.PIPE, text=True
-    )
+    pipe = tmp_path / "telemetry"
+    os.mkfifo(pipe)
+    out = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # as systemd gives it
+    os.write(out, b"one\ntwo\n")
+    command, env = device.agent_command("telemetry", *FOREVER), device.environment()
+    service = subprocess.Popen(command, env=env, stdin=out, stderr=subprocess.PIPE, text=True)
     hub.wait(lambda: len(hub.closed(ID)) >= ended + 2)
     service.send_signal(signal.SIGTERM)
     assert "0 acknowledged, 1 not acknowledged" in service.communicate()[1]
     assert service.returncode == 0
-    os.close(into)
     hub.behave()
-    with os.fdopen(out, "rb") as rest:
-        assert send(device, text=rest.read()).returncode == 0
+    rest = os.read(out, 99)
+    os.close(out)
+    assert send(device, text=rest).returncode == 0
     assert arrived(hub, before) == ["two"]
+
+
+# --- time ---
+
+
+def test_a_day_of_tokens_loses_no_message_and_doubles_none_and_then_it_moves(
+    day: Day, cloud: World
+) -> None:
+    """To another hub, where it follows when the next token is refused."""
+    hub = day.hub
+    hub.wait(lambda: len(hub.connections(DAY)) > RENEWALS)
+    assert all(c["accepted"] for c in hub.connections(DAY))
+    assert len({c["expires"] for c in hub.connections(DAY)}) > RENEWALS // 2, "seconds are coarse"
+    cloud.dps.move(DAY, cloud.hub.host)
+    cloud.hub.wait(lambda: len(cloud.hub.messages(DAY)) > 0)
+    day.end()
+    assert (day.provisioned.returncode, day.status) == (0, 0), day.said
+    got = Counter(m["text"] for h in (hub, cloud.hub) for m in h.messages(DAY))
+    assert got == Counter(str(n) for n in range(day.lines))
+    assert f"{day.lines} acknowledged" in day.said
+    assert "Traceback" not in day.said
+
+
+def test_a_clock_that_is_wrong_costs_nothing_but_the_wait(
+    start: Start, device: Device, hub: Hub, tmp_path: Path
+) -> None:
+    """Half an hour behind that of all others, until it is set."""
+    device.configure({"hub": {"token_lifetime": "121s"}})
+    own, before, met = Clock(tmp_path), len(hub.messages(ID)), len(hub.connections(ID))
+    own.jump(-timedelta(minutes=30))
+    service = start(*FOREVER, **own.environment())
+    write(service, b"one\n")
+    hub.wait(lambda: len(hub.connections(ID)) >= met + 2)
+    assert not any(c["accepted"] for c in hub.connections(ID)[met:])
+    own.jump(timedelta(minutes=30))
+    hub.wait(lambda: arrived(hub, before) == ["one"])
+
+
+def test_a_token_that_ended_while_the_device_was_suspended_is_made_anew(
+    start: Start, hub: Hub, cloud: World, clock: Clock
+) -> None:
+    service, before, asked = start(*FOREVER), len(hub.messages(ID)), len(cloud.dps.requests(ID))
+    write(service, b"one\n")
+    hub.wait(lambda: arrived(hub, before) == ["one"])
+    clock.advance(timedelta(hours=2))
+    write(service, b"two\n")
+    hub.wait(lambda: arrived(hub, before) == ["one", "two"])
+    assert len(cloud.dps.requests(ID)) == asked
