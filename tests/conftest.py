@@ -80,6 +80,18 @@ def make_device(world: World, tmp_path: Path) -> Iterator[MakeDevice]:
         yield make
 
 
+# Several devices at once, a virtual machine, or counts that a busy machine changes.
+ALONE = {"test_crash.py", "test_renewal_crash.py", "test_straight.py", "test_traffic.py"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For tests/run, which runs the others in several processes."""
+    for item in items:
+        if item.path.name in ALONE:
+            item.add_marker("alone")
+
+
 Tell = Callable[[str], None]
 
 
