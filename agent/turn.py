@@ -8,11 +8,11 @@ over a window that is long enough for all: `margin` longer than the shortest pos
 - Names that count up (serial numbers) fall on places that are as far apart as can be: no minute of
   the window gets more than its share, and a few.
 - Names that do not (those made of an EK) fall on places by chance. In a fleet of 100,000 some
-  minute then gets more than 1,000 with a probability of about 5 % (by certificate) or 10 % (by TPM:
-  twice as many minutes): a scan of Poisson counts with a mean of 881 (Naus; Alm: the rate is
-  (1 - 881/1001) * 881 a minute, times P(1000; 881), 5.7e-6, or 6 % and 13 %, of which being 100,000
-  and no more takes a part). It is then more by some ten, which are told to come later, and do.
-  Smaller fleets have fewer minutes, but it takes 1,000 for there to be one.
+  minute then gets more than 1,000 with a probability of about 10 %: 881 are to be expected in each,
+  and the fullest of all minutes has some four standard deviations of 30 more (Naus' scan statistic,
+  in Alm's approximation: 7 % by certificate, 13 % by TPM, which has twice as many minutes; of 200
+  fleets drawn by lot, 19 and 24). It is 1 to 28 too many, who are told to come later, and do. Less
+  than that takes a window of more than 115 % of the shortest.
 """
 
 import re

@@ -77,6 +77,7 @@ def test_a_key_in_the_tpm_shows_the_certificate(
     parent = srk.HANDLE
     with soldered(tpm).load(parent, *tpm.create_key(parent, "ecc256")) as made:
         tpm.persist(made, HANDLE)
+        assert made.public.key is not None
         leaf = devices.issue(made.public.key, "in-the-tpm")
     with enrol.by_key(tpm.signer(HANDLE), [leaf, *devices.chain[:-1]]) as client:
         one = Registrant(service, tls.trust, "in-the-tpm", identify=client["identify"])

@@ -7,7 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 from agent import journal, turn
 from agent.config import Config
-from agent.errors import AgentError, DpsWaits, Later, Refused, TimedOut, TlsDates, Unreachable
+from agent.errors import (
+    AgentError,
+    DpsWaits,
+    Later,
+    Refused,
+    ServerBusy,
+    TimedOut,
+    TlsDates,
+    Unreachable,
+)
 from agent.moment import Moment, moment
 from agent.state import State, read_json, write_json
 from agent.traffic import Traffic, traffic
@@ -71,7 +80,7 @@ def _heard(error: AgentError, before: Traffic) -> bool:
         return traffic() != before
     if isinstance(error, Unreachable | TlsDates):
         return False
-    return isinstance(error, Refused) or traffic() != before
+    return isinstance(error, Refused | ServerBusy) or traffic() != before
 
 
 def _failed(conf: Config, state: State, who: str, error: AgentError) -> None:
