@@ -154,10 +154,11 @@ def test_a_tpm_that_is_enrolled_late_or_as_another(make_device: MakeDevice) -> N
     device = make_device(id="stranger", attestation="tpm")
     other = make_device(board=Board(id="board-other"))
     dps, name = device.world.dps, device.wish.id
-    device.configure({"aziot": {"timeout": "1s"}})
+    settings = device.bin / "iotedge-lab.toml"  # it answers, though it cannot begin
+    settings.write_text(f'startup_failure = "answer"\n{settings.read_text()}')
+    device.configure({"aziot": {"timeout": "5s"}})
     assert f"'{name}'" in refused(device, 75, "attestation-failed")
     dps.enrol_tpm(name, ek(other))
     refused(device, 75, "attestation-failed")
     dps.enrol_tpm(name, ek(device))
-    device.configure({})
     provisioned(device)

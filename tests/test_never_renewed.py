@@ -65,11 +65,11 @@ def test_the_ldevid_stays_to_its_end_and_then_a_person_has_to_see_to_it(
     assert len(world.requests(world.owner_est)) == asked
 
     (device.state / "ldevid.pem").unlink()
-    device.configure({"ldevid": NEVER, "dps": INDIVIDUAL, "aziot": {"timeout": "1s"}})
+    settings = device.bin / "iotedge-lab.toml"  # it answers, though it cannot begin
+    settings.write_text(f'startup_failure = "answer"\n{settings.read_text()}')
     assert device.agent("provision").returncode == 75  # DPS does not know it yet
     assert ldevid(device) != first
     world.dps.enrol_certificate("static", ldevid(device))
-    device.configure({"ldevid": NEVER, "dps": INDIVIDUAL})
     provisioned(device)
 
 
