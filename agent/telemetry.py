@@ -35,6 +35,7 @@ from agent.telemetry_link import Device, Link
 log = logging.getLogger(__name__)
 FIRST, LONGEST = 1.0, 300.0  # seconds to wait before it is tried again
 ASK, ASK_LONGEST = 900.0, 86400.0  # seconds between questions at DPS that did not help
+STEADY = 60.0  # seconds that a connection lasts before the troubles that it had are forgotten
 SOON = 30.0  # seconds; another run may have ended by then, and DPS may be there
 PASSING = {Later.status, Refused.status}
 NOT_US = (HubRefused, TlsClientRefused)
@@ -85,6 +86,7 @@ class Post:
     tally: Tally = field(default_factory=Tally)
     _failures: int = 0
     _since: float = 0.0
+    _connected_at: float = 0.0
     _told: str | None = None
     _refusals: int = 0
     _asked: int = 0
@@ -138,12 +140,19 @@ class Post:
             except AgentError as e:
                 self._trouble(e)
             else:
-                self._failures = self._refusals = self._asked = 0
-                self._told = None
+                self._went_well()
                 return True
         return False
 
+    def _went_well(self) -> None:
+        """Two who share an identity end each other's connection: that is not well for long."""
+        self._refusals = self._asked = 0
+        self._since = now()
+        if self._since - self._connected_at >= STEADY:
+            self._failures, self._told = 0, None
+
     def _connected(self) -> None:
+        self._connected_at = now()
         log.info("connected to %s", self.link.name)
         journal.tell_systemd(f"READY=1\nSTATUS=connected to {self.link.name}")
 

@@ -56,10 +56,6 @@ class Wake:
         while not self.stopped and (left := until - time.monotonic()) > 0:
             self.wait(left)
 
-    def close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
-
 
 class Source(Protocol):
     """`fd`: where more comes from, if it has to be waited for."""
@@ -88,7 +84,8 @@ class Lines:
         self._in, self._path = fd, path
         self._part, self._ready = bytearray(), bytearray()
         with store.permitted(path):
-            self._whole = stat.S_ISREG(os.fstat(fd).st_mode)
+            mode = os.fstat(fd).st_mode
+        self._whole = not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd))
 
     def take(self) -> bytes | None:
         with store.permitted(self._path):
