@@ -4,6 +4,7 @@ another language, with the same chip and the same provisioning service."""
 import base64
 import hmac
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from agent.tpm import Tpm
 from agent.tpm.imported import HUB_KEY, is_hub_key
-from tests.lab.device import Device, Wish, merged
+from tests.lab.aziot.installed import Installed
+from tests.lab.device import SYSTEM_PATH, Device, Wish, merged
 from tests.lab.tools import Tools
 from tests.lab.world import World
 from tests.test_iotedge_standin import ID, SRK, Edge, failure
@@ -95,3 +97,22 @@ def test_attestation_fails_by_the_wrong_password_of_the_owner(attesting: Edge) -
     authorized = {"hierarchy_authorization": {"owner": "secret"}}
     attesting.apply(merged(by_tpm(attesting), {"tpm": authorized}))
     assert attesting.identity()[0] == 200, attesting.events("provisioning-failed")
+
+
+def test_as_processes_of_their_own_identityd_asks_tpmd_which_alone_has_the_tpm(
+    attesting: Edge, tmp_path: Path
+) -> None:
+    device = attesting.device
+    with Installed(tmp_path / "root", {}) as installed:
+        installed.trust(device.world.tls.trust)
+        here = {"directory": str(installed.etc)}
+        here["identity_socket"] = str(installed.socket("identityd"))
+        device.configure({"aziot": here})
+        environment = device.environment() | {"PATH": f"{installed.bin}:{SYSTEM_PATH}"}
+        command = device.agent_command("provision")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + installed.said()
+        assert installed.events("tpmd", "tpm-key-imported")
+        assert installed.events("identityd", "provisioned")[-1]["device"] == ID
+        assert not installed.events("identityd", "tpm-key-imported")
+        assert not installed.events("keyd", "signed")
