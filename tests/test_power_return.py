@@ -8,7 +8,7 @@ import pytest
 
 from agent.turn import PER_MINUTE
 from tests.conftest import Tell
-from tests.lab.fleet import Fleet, Return, Service, serial_numbers
+from tests.lab.fleet import Fleet, Return, Service, by_chance, serial_numbers
 
 FLEET, FEWER = 100_000, 20_000
 POLLS = 5  # per 10 seconds and device
@@ -24,10 +24,16 @@ def together(chance: random.Random) -> float:
 
 
 def returns(
-    attestation: str, service: Service, boot: Boot = apart, *, count: int = FLEET, fleet: int = 0
+    attestation: str,
+    service: Service,
+    boot: Boot = apart,
+    *,
+    count: int = FLEET,
+    fleet: int = 0,
+    counting: bool = True,
 ) -> Return:
     chance = random.Random(1)  # noqa: S311
-    names = list(serial_numbers(count))
+    names = list(serial_numbers(count) if counting else by_chance(count, chance))
     devices = Fleet(names, attestation, fleet or count, service, chance)
     return devices.returns(lambda: boot(chance))
 
@@ -55,6 +61,21 @@ def test_never_more_than_dps_takes_and_done_within_15_percent_of_the_best_possib
     assert found.busiest <= PER_MINUTE
     assert found.polls <= POLLS
     assert over <= 0.15
+
+
+def test_names_made_of_eks_are_spread_by_chance_and_some_ten_may_have_to_come_twice(
+    tell: Tell,
+) -> None:
+    """Each minute is to get 881 of 1,000, and chance adds to that."""
+    found = returns("tpm", Service(limit=PER_MINUTE), count=FEWER, counting=False)
+    tell(
+        f"tpm, names by chance, {FEWER} devices: at most {found.busiest} registrations in a "
+        f"minute; {found.service.refused} times 429; all after {found.finished / 60:.0f} min, "
+        f"{best(FEWER, 2) / 60:.0f} min at best"
+    )
+    assert found.busiest < 1.05 * PER_MINUTE
+    assert found.polls <= POLLS
+    assert all(device.polls for device in found.devices)
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["busy", "silent"])
