@@ -55,6 +55,7 @@ COMMANDS = {  # TPM2_CC (TPM 2.0 Library, part 2, 6.5.2)
     "TPM2_Import": 0x156,
     "TPM2_Load": 0x157,
 }
+DEVICES = (Path("/dev/tpmrm0"), Path("/dev/tpm0"))  # "device" alone, in tpm2-tss' order
 ONE_AT_A_TIME = re.compile(r"/dev/tpm\d+")
 ACL = "system.posix_acl_access"  # acl(5); its form is that of Linux' posix_acl_xattr.h
 OWNER, ACL_USER, OWNING_GROUP, ACL_GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
@@ -169,7 +170,8 @@ def device_node(tcti: str) -> Path | None:
     kind, _, node = tcti.partition(":")
     if kind != "device":
         return None
-    path = Path(node or "/dev/tpmrm0")
+    path = Path(node) if node else next(filter(Path.exists, DEVICES), DEVICES[0])
+    path = path.resolve()
     if ONE_AT_A_TIME.fullmatch(str(path)):
         what = "cannot share the TPM with IoT Edge's TPM service"
         raise TpmdNeedsManager(f"{what}: one program at a time may open {path}", path=path)
