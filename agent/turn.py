@@ -3,7 +3,7 @@ service takes; pure.
 
 DPS takes 1,000 registrations a minute. After a power cut a whole fleet boots as one. Devices know
 nothing of each other, so each waits for a time that follows from its registration id, evenly spread
-over a window that is long enough for all: `margin` longer than the shortest possible.
+over a window that is long enough for all: MARGIN times the shortest possible.
 
 - Names that count up (serial numbers) fall on places that are as far apart as can be: no minute of
   the window gets more than its share, and a few.

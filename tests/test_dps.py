@@ -3,16 +3,19 @@
 import base64
 import hmac
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.dps import LEAST, PATIENCE, USUAL, pace
 from agent.errors import DpsAssigning, DpsUnauthorized, ServerBusy
+from agent.http import Proxy
 from agent.steps import enrol, srk
 from agent.steps.ldevid_key import HANDLE
 from agent.tpm import Tpm
 from tests.lab import pki, provisioning, registrant, snapshot
+from tests.lab import proxy as lab_proxy
 from tests.lab.provisioning import HUB
 from tests.lab.registrant import Registrant, certified, soldered
 
@@ -97,6 +100,13 @@ def test_a_payload_goes_there_and_another_comes_back(
 def test_the_version_of_the_interface_is_a_setting(one: Registrant, version: str) -> None:
     one.register(api_version=version)
     assert all(f"api-version={version}" in request["url"] for request in one.asked)
+
+
+def test_all_of_it_goes_through_a_proxy_where_there_is_no_other_way(chip: Registrant) -> None:
+    with lab_proxy.Proxy({}, username="device", password="s3cret") as proxy:  # noqa: S106
+        there = replace(chip, proxy=Proxy(proxy.url, "device", "s3cret"))
+        assert there.register().hub == HUB
+        assert {asked.user for asked in proxy.asked} == {"device"}
 
 
 # --- polling ---

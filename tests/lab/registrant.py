@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.dps import Assigned, Dps
 from agent.ek import DPS_EK
-from agent.http import Https
+from agent.http import Https, Proxy
 from agent.steps import srk
 from agent.tpm import Tpm
 from tests.lab import pki
@@ -29,6 +29,7 @@ class Registrant:
     name: str
     tpm: Tpm | None = None
     identify: Identify | None = None
+    proxy: Proxy | None = None
     rests: list[float] = field(default_factory=list)
 
     def register(self, **more: Any) -> Assigned:
@@ -36,7 +37,8 @@ class Registrant:
         url, scope = more.pop("url", self.service.url), more.pop("scope", self.service.scope)
         version = more.pop("api_version", "2021-06-01")
         settings = {"api_version": version, "rest": self.rests.append, **more}
-        with Https(self.trust, identify=self.identify, timeout=10) as https:
+        client = {"identify": self.identify, "proxy": self.proxy}
+        with Https(self.trust, timeout=10, **client) as https:  # type: ignore[arg-type]
             dps = Dps(https, url, scope, self.name, **settings)
             return self._by_tpm(dps, self.tpm) if self.tpm else dps.by_certificate()
 
