@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from agent.tpm.operations import Signer
 
@@ -77,7 +77,9 @@ def of_environment(hub: str) -> "ProxyOptions | None":
     url = urllib.request.getproxies().get("https")
     if not url or urllib.request.proxy_bypass(hub):
         return None
-    return through(url, urlsplit(url).username, urlsplit(url).password)
+    parts = urlsplit(url)
+    username, password = (unquote(part or "") for part in (parts.username, parts.password))
+    return through(url, username, password)
 
 
 def through(proxy: str, username: str | None, password: str | None) -> "ProxyOptions":

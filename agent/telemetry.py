@@ -85,8 +85,8 @@ class Post:
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
     tally: Tally = field(default_factory=Tally)
     _failures: int = 0
-    _since: float = 0.0
-    _connected_at: float = 0.0
+    _since: float | None = None  # when the trouble began that keeps us from getting on
+    _connected: float | None = None  # since when
     _told: str | None = None
     _refusals: int = 0
     _asked: int = 0
@@ -135,7 +135,7 @@ class Post:
         while not self.wake.stopped:
             try:
                 if self.link.keep():
-                    self._connected()
+                    self._ready()
                 act()
             except AgentError as e:
                 self._trouble(e)
@@ -145,23 +145,18 @@ class Post:
         return False
 
     def _went_well(self) -> None:
-        """Two who share an identity end each other's connection: that is not well for long."""
         self._refusals = self._asked = 0
-        self._since = now()
-        if self._since - self._connected_at >= STEADY:
-            self._failures, self._told = 0, None
+        self._since = None
 
-    def _connected(self) -> None:
-        self._connected_at = now()
+    def _ready(self) -> None:
+        self._connected = now()
         log.info("connected to %s", self.link.name)
         journal.tell_systemd(f"READY=1\nSTATUS=connected to {self.link.name}")
 
     def _trouble(self, error: AgentError) -> None:
         """Waits, or raises what cannot be waited for."""
         self.link.close()
-        if not self._failures:
-            self._since = now()
-        self._failures += 1
+        self._count()
         try:
             if isinstance(error, NOT_US) and self._something_new():
                 return
@@ -172,10 +167,17 @@ class Post:
         self._tell(error)
         self.wake.rest(pause(self._failures, self.session))
 
+    def _count(self) -> None:
+        """Two who share an identity end each other's connection, so that alone makes none well."""
+        if self._connected is not None and now() - self._connected >= STEADY:
+            self._failures, self._told = 0, None
+        self._connected, self._since = None, self._since or now()
+        self._failures += 1
+
     def _hopeless(self, error: AgentError) -> bool:
         if error.status not in PASSING:
             return True
-        late = now() - self._since >= self.patience
+        late = now() - (self._since or now()) >= self.patience
         needs_others = isinstance(error, Refused | NeverProvisioned)
         return self.patience < FOREVER and (late or needs_others)
 
@@ -186,7 +188,8 @@ class Post:
             return True
         if now() < self._not_before:
             return False
-        log.warning("%s does not let this device in: DPS is asked anew", self.link.name)
+        if self._told is None:
+            log.warning("%s does not let this device in: DPS is asked anew", self.link.name)
         self._not_before = now() + min(ASK * 2**self._asked, ASK_LONGEST)
         try:
             self.link.register_again()
@@ -220,7 +223,7 @@ def posting(device: Device, patience: float) -> Iterator[Post]:
 
 def pause(failures: int, seed: str) -> float:
     """Seconds to wait after so many failures in a row (1, 2, ...)."""
-    doubled = min(FIRST * 2 ** min(failures - 1, 20), LONGEST)
+    doubled = min(FIRST * (1 << min(failures - 1, 20)), LONGEST)
     return doubled * (0.5 + jitter(f"{seed}\n{failures}".encode()) / 2)
 
 

@@ -307,14 +307,22 @@ def test_websockets_through_a_proxy_that_wants_a_login(lab: LabHub, ours: Open) 
 def test_websockets_go_by_the_proxy_of_the_environment_and_mqtt_does_not(
     lab: LabHub, ours: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Proxy(lab.routes) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    with Proxy(lab.routes, username="device", password="p@ss") as proxy:  # noqa: S106
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", "//device:p%40ss@"))
         hub = ours(route=Route(lab.tls.trust, websockets=True))
         hub.connect()
         hub.close()
-        assert len(proxy.asked) == 1
+        assert [a.target for a in proxy.asked] == [f"{lab.host}:443"]
         ours().connect()
         assert len(proxy.asked) == 1
+
+
+def test_mqtt_goes_through_the_proxy_of_the_configuration_too(lab: LabHub, ours: Open) -> None:
+    with Proxy() as proxy:
+        hub = ours(route=Route(lab.tls.trust, proxy=Configured(proxy.url)))
+        hub.connect()
+        hub.close()
+        assert [a.target for a in proxy.asked] == [f"{lab.host}:8883"]
 
 
 def test_a_web_server_in_its_place_is_no_hub(lab: LabHub, ours: Open) -> None:

@@ -337,6 +337,21 @@ def test_what_is_not_sent_stays_in_the_pipe_for_the_next(
 # --- time ---
 
 
+def test_a_clock_that_is_wrong_costs_nothing_but_the_wait(
+    start: Start, device: Device, hub: Hub, tmp_path: Path
+) -> None:
+    """Half an hour behind that of all others, until it is set."""
+    device.configure({"hub": {"token_lifetime": "121s"}})
+    own, before, met = Clock(tmp_path), len(hub.messages(ID)), len(hub.connections(ID))
+    own.jump(-timedelta(minutes=30))
+    service = start(*FOREVER, **own.environment())
+    write(service, b"one\n")
+    hub.wait(lambda: len(hub.connections(ID)) >= met + 2)
+    assert not any(c["accepted"] for c in hub.connections(ID)[met:])
+    own.jump(timedelta(minutes=30))
+    hub.wait(lambda: arrived(hub, before) == ["one"])
+
+
 def test_a_day_of_tokens_loses_no_message_and_doubles_none_and_then_it_moves(
     day: Day, cloud: World
 ) -> None:
@@ -353,21 +368,6 @@ def test_a_day_of_tokens_loses_no_message_and_doubles_none_and_then_it_moves(
     assert got == Counter(str(n) for n in range(day.lines))
     assert f"{day.lines} acknowledged" in day.said
     assert "Traceback" not in day.said
-
-
-def test_a_clock_that_is_wrong_costs_nothing_but_the_wait(
-    start: Start, device: Device, hub: Hub, tmp_path: Path
-) -> None:
-    """Half an hour behind that of all others, until it is set."""
-    device.configure({"hub": {"token_lifetime": "121s"}})
-    own, before, met = Clock(tmp_path), len(hub.messages(ID)), len(hub.connections(ID))
-    own.jump(-timedelta(minutes=30))
-    service = start(*FOREVER, **own.environment())
-    write(service, b"one\n")
-    hub.wait(lambda: len(hub.connections(ID)) >= met + 2)
-    assert not any(c["accepted"] for c in hub.connections(ID)[met:])
-    own.jump(timedelta(minutes=30))
-    hub.wait(lambda: arrived(hub, before) == ["one"])
 
 
 def test_a_token_that_ended_while_the_device_was_suspended_is_made_anew(
