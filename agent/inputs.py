@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import credentials, store, x509
-from agent.config import Config, LdevidEst, Operational
+from agent.config import SYSTEM_CAS, Config, LdevidEst, Operational
 from agent.errors import ConfigError, PayloadUnusable, TrustUnreadable
 
 if TYPE_CHECKING:
@@ -37,12 +37,19 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
     if config.ldevid and (est := config.ldevid.est) and est.auth != "mtls":
         yield partial(est_secret, est)
     if not config.for_edge:
+        yield partial(_vouches, config.dps.trust)
         yield partial(payload, config)
     yield partial(proxy_password, config)
     if (operational := config.operational) and operational.issued_by == "est":
         yield partial(_shared, operational.trust)
         if operational.auth == "basic":
             yield partial(operational_password, operational)
+
+
+def _vouches(path: Path) -> None:
+    from agent.tls import tls_context  # with IoT Edge it may not be needed
+
+    tls_context(path)
 
 
 def _shared(path: Path) -> None:
@@ -56,8 +63,9 @@ def _shared(path: Path) -> None:
 
 
 def trust_files(config: Config) -> Iterator[Path]:
-    """Every file of CA certificates that this configuration will need."""
-    if not config.for_edge:
+    """Every file of CA certificates that this configuration will need, but for the system's, which
+    are for the system to judge: some are old, and none tells the time."""
+    if not config.for_edge and config.dps.trust != SYSTEM_CAS:
         yield config.dps.trust
     if config.dps.attestation == "tpm":
         return

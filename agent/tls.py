@@ -40,20 +40,22 @@ _ABOUT_CLIENT = re.compile(
 def tls_context(trust: Path, more: Sequence[x509.Certificate] = ()) -> ssl.SSLContext:
     """For a client. `trust`: PEM, one or several certificates; each is an anchor, whether it signed
     itself or not (RFC 7030, 3.6.1); `more`: anchors besides. Raises TrustUnreadable.
+
+    OpenSSL reads them: among a system's CAs are some that `cryptography` would rather not.
     """
-    try:
-        anchors = x509.load_pem_x509_certificates(trust.read_bytes())
-    except OSError as e:
-        raise TrustUnreadable(f"cannot read '{trust}': {e.strerror}", path=trust) from e
-    except ValueError as e:
-        raise TrustUnreadable(f"cannot read '{trust}': not PEM certificates", path=trust) from e
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and name, has no anchor
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.hostname_checks_common_name = False
     context.sslsocket_class = _Socket
-    known = b"".join(a.public_bytes(Encoding.DER) for a in [*anchors, *more])
-    context.load_verify_locations(cadata=known)
+    try:
+        context.load_verify_locations(cadata=trust.read_bytes().decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError) as e:
+        raise TrustUnreadable(f"cannot read '{trust}': not PEM certificates", path=trust) from e
+    except OSError as e:
+        raise TrustUnreadable(f"cannot read '{trust}': {e.strerror}", path=trust) from e
+    if more:
+        context.load_verify_locations(cadata=b"".join(a.public_bytes(Encoding.DER) for a in more))
     return context
 
 

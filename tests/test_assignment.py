@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from agent import config
+from agent import config, inputs
 from agent.dps_wire import Assigned
 from agent.ek import DPS_EK, Trust
 from agent.errors import (
     DpsNoKey,
     HandleOccupied,
     HubRefused,
+    PayloadUnusable,
     ServerBusy,
     Unreachable,
 )
@@ -209,6 +210,18 @@ def test_dps_need_not_send_the_key_again_that_this_very_hub_has_let_in(
     for other in (None, replace(before, hub="other.example"), replace(before, device_id="other")):
         with pytest.raises(DpsNoKey, match="sent no key"):
             ours._key(again, other)
+
+
+@pytest.mark.parametrize("text", [None, "{", '"' + "x" * 70000 + '"'])
+def test_a_payload_that_is_none_is_found_before_anything_is_changed(
+    tmp_path: Path, text: str | None
+) -> None:
+    file = tmp_path / "payload.json"
+    if text is not None:
+        file.write_text(text)
+    dps = config.Dps(id_scope="0ne00", attestation="tpm", payload=file)
+    with pytest.raises(PayloadUnusable, match="as payload: "):
+        inputs.check(config.Config(dps=dps, device=config.Device(target="device")))
 
 
 # --- the EK that DPS is shown ---

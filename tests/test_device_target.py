@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from agent.steps.srk import HANDLE as SRK
 from agent.tpm import Tpm
 from agent.tpm.imported import HUB_KEY
 from tests.lab import challenges, crash
+from tests.lab.clock import Clock
 from tests.lab.device import Device, Wish
 from tests.lab.factory import Board
 from tests.lab.tools import Tools
@@ -33,7 +35,8 @@ WELL = {"polls": 0, "retry_after": 0}
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("town") / "world", hub=True) as town:
+    at = tmp_path_factory.mktemp("town")
+    with World(at / "world", hub=True, renewing=True, clock=Clock(at / "clock")) as town:
         yield town
 
 
@@ -138,7 +141,7 @@ BY_CERTIFICATE = [
 ]
 
 
-def test_by_certificate_dps_and_the_hub_see_the_ldevid_and_a_new_one_is_registered(
+def test_by_certificate_dps_and_the_hub_see_the_ldevid_and_a_renewed_one_is_registered(
     make: Any,
 ) -> None:
     device: Device = make("by-certificate")
@@ -151,13 +154,14 @@ def test_by_certificate_dps_and_the_hub_see_the_ldevid_and_a_new_one_is_register
     assert (seen["accepted"], seen["by"], seen["tls"]) == (True, "certificate", "TLSv1.2")
     assert len(seen["chain"]) > 1
     assert assignment(device).key is None
-    health = device.agent("health", "--dry-run")
-    assert health.returncode == 0, health.stdout + health.stderr
-    assert "IoT Edge" not in health.stdout
 
-    first = assignment(device).asked["shown"]
-    State(device.state).ldevid_cert.unlink()
-    assert provisioned(device)[-2:] == ["ldevid-cert!", "registration!"]
+    first, clock = assignment(device).asked["shown"], device.world.clock
+    assert clock is not None
+    clock.advance(timedelta(days=80))
+    health = device.agent("health")
+    assert health.returncode == 0, health.stdout + health.stderr
+    assert "LDevID: renewed" in health.stdout
+    assert "IoT Edge" not in health.stdout
     assert assignment(device).asked["shown"] != first
     assert logins(device) == [("certificate", True)] * 2
     known = device.world.dps.devices()["by-certificate"]
@@ -187,16 +191,12 @@ def test_what_it_is_registered_with_changes_and_only_then_it_is_registered_anew(
     assert {"site": "west"} in told_dps
     assert asked(device) == ONCE * 2
 
-    payload.write_text("{")
-    stopped(device, 78, "payload-unusable")
     device.configure({"dps": {"id_scope": "0ne00OTHER0"}})
     before, key = assignment(device), hub_key(device)
     stopped(device, 76, "dps-scope")
     assert (assignment(device), hub_key(device)) == (before, key)
-    device.configure({})
-    device.configure({"dps": {"payload": None}})
     said = device.agent("status").stdout  # what is in use is not what is asked for
-    assert "registration  to do" in said or "registration  failed" in said
+    assert "registration  failed" in said
 
 
 def test_moved_to_another_hub_it_goes_there_when_it_is_told_to_and_the_old_one_stays_till_then(
