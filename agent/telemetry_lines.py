@@ -61,7 +61,9 @@ class Source(Protocol):
     """`fd`: where more comes from, if it has to be waited for."""
 
     fd: int | None
-    ended: bool
+
+    @property
+    def ended(self) -> bool: ...
 
     def take(self) -> bytes | None:
         """A message; longer than LIMIT if it is too long, and then not all of it. None: there is

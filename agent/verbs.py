@@ -194,10 +194,10 @@ def telemetry(args: argparse.Namespace) -> int:
     if conf.for_edge:
         why = "with device.target = 'edge', IoT Edge does that"
         raise TelemetryElsewhere(f"cannot send messages to the hub: {why}")
-    from agent import telemetry, telemetry_lines
+    from agent import telemetry, telemetry_lines, telemetry_link
 
     gc.enable()  # this may last for years
-    device = telemetry.Device(conf, state, partial(_tpm, conf.tpm.tcti))
+    device = telemetry_link.Device(conf, state, partial(_tpm, conf.tpm.tcti))
     with (
         telemetry_lines.source(args.file, args.count, args.interval) as source,
         telemetry.posting(device, args.patience) as post,
