@@ -64,6 +64,13 @@ LDEVID_KEY_REPLACED = Event(
     "one. A key of this installation took its place. A key that tpm2cloud did not make would have "
     "been left alone.",
 )
+HUB_KEY_REPLACED = Event(
+    "hub-key-replaced",
+    "The key of an earlier life, or of another hub, was replaced",
+    "The TPM held a key for an IoT hub at @TPM2CLOUD_HANDLE@ that this installation does not know: "
+    "IoT Edge was on this device once, or it was flashed anew. The key for @TPM2CLOUD_HUB@, which "
+    "has let this device in with it, took its place.",
+)
 TORN_CERTIFICATE = Event(
     "torn-certificate",
     "A certificate of IoT Edge's that a power cut destroyed was removed",

@@ -90,7 +90,7 @@ def earlier(ours: Registration) -> None:
 
 
 def test_a_key_takes_the_place_of_another_only_when_the_hub_has_let_it_in(
-    ours: Registration, lab: Hub
+    ours: Registration, lab: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
     earlier(ours)
     waiting = assigned_to(ours, lab.host, SECOND)
@@ -104,6 +104,8 @@ def test_a_key_takes_the_place_of_another_only_when_the_hub_has_let_it_in(
 
     lab.behave()
     ours.complete()
+    told = "a hub key that is not of this installation, at 0x81000100, is replaced"
+    assert told in caplog.messages
     assert challenges.signs(ours.tpm, SECOND)
     assert assigned.load(ours.state) == Kept(proven=waiting)
     now = f"device '{DEVICE}' at hub '{lab.host}', with the key at 0x81000100"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config, schema
+from agent import config, dps, hub, schema, turn
 from agent.errors import (
     ConfigError,
     HubKeyNotKept,
@@ -121,11 +121,14 @@ def test_it_is_tried_again_unless_a_person_is_needed() -> None:
 
 
 def test_it_has_more_time_than_the_agent_gives_itself() -> None:
-    """Before READY=1: the TPM, its keys, and EST: cacerts, csrattrs, simpleenroll, one more try.
-    After it: answer, apply, answer, apply, reprovision, confirm."""
+    """Before READY=1: the TPM, its keys, and EST: cacerts, csrattrs, simpleenroll, one more try;
+    without IoT Edge, DPS and a login at the hub. After it: answer, apply, answer, apply, reprovision,
+    confirm."""
     slow_chip = 600
     est = config.LdevidEst(url="https://est.example").timeout.total_seconds()
-    assert seconds("TimeoutStartSec") > config.Tpm().wait.total_seconds() + slow_chip + 4 * est
+    azure = turn.NEAR + turn.GAP + dps.PATIENCE + 2 * hub.PATIENCE
+    ours = config.Tpm().wait.total_seconds() + slow_chip + 4 * est
+    assert seconds("TimeoutStartSec") > ours + azure
     assert seconds("RuntimeMaxSec") > 6 * config.Aziot().timeout.total_seconds()
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent import inputs, store, x509
+from agent import inputs, journal, store, x509
 from agent.config import Config, Hub
 from agent.ek import DPS_EK
 from agent.errors import AgentError, DpsNoKey, HandleOccupied, HubRefused, KeyOfAnotherTpm
+from agent.events import HUB_KEY_REPLACED
 from agent.state import State
 from agent.steps import Step, assigned, enrol, ldevid_key, srk
 from agent.steps.assigned import Asked, Assignment, Kept, Key
@@ -191,6 +192,7 @@ class Registration:
             assigned.keep(self.state, Kept(kept.proven))
             raise
         if candidate.key and not self._in_place(candidate.key):
+            self._tell(kept.proven, candidate)
             self._place(candidate.key)
         assigned.keep(self.state, Kept(candidate))
         return candidate
@@ -206,6 +208,15 @@ class Registration:
     def _in_place(self, key: Key) -> bool:
         found = self.tpm.public(HUB_KEY)
         return found is not None and found.blob == key.public
+
+    def _tell(self, before: Assignment | None, new: Assignment) -> None:
+        """That a key goes which nobody here knows."""
+        there = self.tpm.public(HUB_KEY)
+        known = before.key.public if before and before.key else b""
+        if there is not None and there.blob != known:
+            about = journal.about(HUB_KEY_REPLACED, handle=hex(HUB_KEY), hub=new.hub)
+            what = "a hub key that is not of this installation"
+            log.warning("%s, at %#x, is replaced", what, HUB_KEY, extra=about)
 
     def _place(self, key: Key) -> None:
         with self.tpm.load(srk.HANDLE, key.public, key.private) as loaded:
