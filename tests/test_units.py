@@ -122,8 +122,8 @@ def test_it_is_tried_again_unless_a_person_is_needed() -> None:
 
 def test_it_has_more_time_than_the_agent_gives_itself() -> None:
     """Before READY=1: the TPM, its keys, and EST: cacerts, csrattrs, simpleenroll, one more try;
-    without IoT Edge, DPS and a login at the hub. After it: answer, apply, answer, apply, reprovision,
-    confirm."""
+    without IoT Edge, DPS and a login at the hub. After it: answer, apply, answer, apply,
+    reprovision, confirm."""
     slow_chip = 600
     est = config.LdevidEst(url="https://est.example").timeout.total_seconds()
     azure = turn.NEAR + turn.GAP + dps.PATIENCE + 2 * hub.PATIENCE
