@@ -4,24 +4,18 @@ Each story is the life of one device, in the order it is told; all of it by the 
 """
 
 import stat
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.ek import DPS_EK
 from agent.state import State
 from agent.steps import assigned
-from agent.steps.assigned import Kept, Key
-from agent.steps.srk import HANDLE as SRK
 from agent.tpm import Tpm
 from agent.tpm.imported import HUB_KEY
-from tests.lab import challenges, crash
 from tests.lab.clock import Clock
 from tests.lab.device import Device, Wish
 from tests.lab.factory import Board
@@ -29,7 +23,6 @@ from tests.lab.tools import Tools
 from tests.lab.world import World
 from tests.test_journal import told
 
-EK = DPS_EK.handle
 WELL = {"polls": 0, "retry_after": 0}
 
 
@@ -235,7 +228,7 @@ def test_a_hub_that_is_away_costs_no_second_question_at_dps_and_a_cleared_tpm_st
 ) -> None:
     device: Device = make("patient", attestation="tpm")
     device.world.hub.behave(close=True)
-    said = stopped(device, 75, "unreachable")
+    said = stopped(device, 75, "hub-unreachable")
     assert "registration: cannot" in said
     assert hub_key(device) is None
     status = device.agent("status")
@@ -252,46 +245,6 @@ def test_a_hub_that_is_away_costs_no_second_question_at_dps_and_a_cleared_tpm_st
     assert "starting over" in done.stderr
     assert assignment(device) != before
     assert asked(device) == ONCE * 2
-
-
-def test_cut_off_amid_the_exchange_of_keys_there_is_one_that_works_and_it_comes_to_its_end(
-    make: Any, tmp_path: Path
-) -> None:
-    """From the answer of DPS on, around whatever changes the TPM or the file for good."""
-    device: Device = make("cut-off", attestation="tpm")
-    provisioned(device)
-    before, secret = assignment(device), bytes(range(48))
-    old = before.key
-    assert old is not None
-    device.world.dps.at_hub("cut-off", key=b64encode(secret).decode())
-    with Tpm(device.tcti) as tpm:
-        key = Key(*tpm.imported(challenges.of(tpm, secret), EK, SRK))
-    new = replace(before, key=key)
-    waiting = Kept(before, new)
-
-    def begin() -> None:
-        """As it is when DPS has answered."""
-        assigned.keep(State(device.state), waiting)
-        with Tpm(device.tcti) as tpm, tpm.load(SRK, old.public, old.private) as loaded:
-            tpm.keep_instead(loaded, HUB_KEY)
-
-    begin()
-    found = crash.places(device, tmp_path / "trace")
-    for place in filter(_changes, found):
-        begin()
-        assert crash.kill_at(device, place, tmp_path / "trace"), place
-        now = assigned.load(State(device.state))
-        assert now in (waiting, Kept(new)), place
-        assert hub_key(device) in (old.public, None, key.public), place
-        assert provisioned(device)[-1].startswith("registration"), place
-        assert (assignment(device), hub_key(device)) == (new, key.public), place
-    with Tpm(device.tcti) as tpm:
-        assert not tpm.loaded()
-
-
-def _changes(place: crash.Place) -> bool:
-    evicts = place.what.endswith("TPM command evictcontrol")
-    return evicts or (place.call == "rename" and "assignment" in place.what)
 
 
 def test_reregister_is_for_devices_without_iot_edge(town: World, tmp_path: Path) -> None:
