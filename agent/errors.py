@@ -233,8 +233,9 @@ class TpmdDenied(ConfigError):
 
     code = "tpmd-denied"
     remedy = (
-        "Let its user open {path}: usermod -aG tss {user}, where the group tss has it (ls -l "
-        '{path}); else a udev rule, such as: KERNEL=="tpmrm0", GROUP="tss", MODE="0660"'
+        'Is {path} the group tss\'s (ls -l {path})? If not, a udev rule: KERNEL=="tpmrm0", '
+        'GROUP="tss", MODE="0660". Is {user} in it (systemctl cat aziot-tpmd: '
+        "SupplementaryGroups=tss)?"
     )
 
 
@@ -776,6 +777,26 @@ class Unreachable(Later):
     remedy = "Check network, DNS and firewall between here and {host}; it is tried again"
 
 
+class DnsFailed(Unreachable):
+    """The address of a server cannot be found: DNS does not know its name, or does not answer."""
+
+    code = "dns-failed"
+    remedy = (
+        "Is {host} the right name, and is there a DNS server here that knows it (resolvectl "
+        "query)? It is tried again"
+    )
+
+
+class HubUnreachable(Unreachable):
+    """The IoT hub cannot be reached, or the connection to it is lost."""
+
+    code = "hub-unreachable"
+    remedy = (
+        "Is TCP 8883 open from here to {host}? Where only 443 is: hub.transport = 'websockets'; it "
+        "is tried again"
+    )
+
+
 class TimedOut(Unreachable):
     """A server takes too long to answer."""
 
@@ -788,6 +809,15 @@ class ReplyTruncated(Unreachable):
 
     code = "reply-truncated"
     remedy = "Look at the network and the proxies between here and {host}; it is tried again"
+
+
+class ProxyUnreachable(Unreachable):
+    """The HTTP proxy itself cannot be reached."""
+
+    code = "proxy-unreachable"
+    remedy = (
+        "Is {proxy} the right proxy ([proxy], or HTTPS_PROXY), and does it run? It is tried again"
+    )
 
 
 class ProxyRefused(Unreachable):
@@ -868,6 +898,13 @@ class DpsTrouble(ServerBusy):
 
     code = "dps-trouble"
     remedy = "See Azure's status of {host} (https://status.azure.com); it is tried again"
+
+
+class DpsForgot(ServerBusy):
+    """DPS does not know any more of the registration that it had begun."""
+
+    code = "dps-forgot"
+    remedy = "Nothing to do: the device registers anew. If it comes back, ask whoever runs {host}"
 
 
 class DpsAssigning(Later):
@@ -1122,8 +1159,15 @@ class DpsBadRequest(DpsRefused):
     )
 
 
+class DpsApiVersion(DpsBadRequest):
+    """DPS does not speak the version of its interface that dps.api_version names (400)."""
+
+    code = "dps-api-version"
+    remedy = "Take dps.api_version out of the configuration, or set it to one that {host} speaks"
+
+
 class DpsUnauthorized(DpsRefused):
-    """DPS does not accept this device's key or certificate (401, 403)."""
+    """DPS does not accept this device's key or certificate (401)."""
 
     code = "dps-unauthorized"
     remedy = (
@@ -1173,7 +1217,10 @@ class DpsRedirected(DpsRefused):
     """DPS sends this device to another address, where it does not go."""
 
     code = "dps-redirected"
-    remedy = "Set dps.endpoint to where DPS really is; {host} sent us to '{location}'"
+    remedy = (
+        "{host} sent us to '{location}'. Is that a login page, something in between answers: let "
+        "this device through without it. Else set dps.endpoint to where DPS really is"
+    )
 
 
 class DpsGarbled(DpsRefused):
@@ -1207,7 +1254,7 @@ class ReplyTooLarge(Refused):
     """A server's answer is larger than any that makes sense."""
 
     code = "reply-too-large"
-    remedy = "Is {host} an EST server? No reply of one is that large"
+    remedy = "Is {host} the right server? No reply that makes sense is that large"
 
 
 class IssuedWrong(Refused):

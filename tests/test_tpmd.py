@@ -1,8 +1,10 @@
 """What aziot-tpmd will find in the TPM: told before it finds it, each with a code of its own."""
 
+import grp
 import os
 import pwd
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from agent.errors import (
     HubKeyOccupied,
     SecretUnreadable,
     SrkPassword,
+    SystemctlFailed,
     TpmAuth,
     TpmCommandMissing,
     TpmdDenied,
@@ -23,13 +26,13 @@ from agent.errors import (
     TpmFull,
 )
 from agent.steps.srk import HANDLE as SRK
-from agent.steps.tpmd import ACL, EK, KEY_INDEX, PERSISTENT, device_node, may_open, tpmd
+from agent.steps.tpmd import ACL, EK, KEY_INDEX, PERSISTENT, device_node, may_open, service, tpmd
 from agent.tpm import Tpm
 from tests.lab import liar
 from tests.lab.tools import Tools
 
 HUB_KEY = PERSISTENT + KEY_INDEX
-NOBODY = "nobody"
+NOBODY, GROUP = "nobody", grp.getgrgid(os.getgid()).gr_name
 GET_CAPABILITY, COMMANDS, HMAC = 0x17A, 2, 0x155
 
 
@@ -196,6 +199,47 @@ def test_a_tpm_without_a_resource_manager_cannot_be_shared() -> None:
 def test_the_service_has_a_user(tmp_path: Path) -> None:
     with pytest.raises(TpmdUserMissing):
         may_open(tmp_path, "no-such-user")
+
+
+def systemd(directory: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    """What `systemctl` says, by $PATH, and how it ends."""
+    program = directory / "systemctl"
+    program.write_text(f"#!/bin/sh\n{says}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize("given", ["", GROUP])
+def test_groups_that_the_unit_gives_count(
+    conf: config.Config,
+    ready: Tpm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+) -> None:
+    """The device is the group's, in which the service is by its unit alone."""
+    systemd(tmp_path, monkeypatch, f"echo User={NOBODY}; echo SupplementaryGroups={given}")
+    node = tmp_path / "node"
+    node.touch()
+    node.chmod(0o660)
+    conf = replace(conf, tpm=config.Tpm(tcti=f"device:{node}"))
+    if given:
+        assert tpmd(conf, ready).done()
+    else:
+        assert str(node) in refused(conf, ready, TpmdDenied)
+
+
+def test_whom_systemd_does_not_know_is_of_the_usual_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systemd(tmp_path, monkeypatch, "echo SupplementaryGroups=; echo User=")
+    assert service() == ("aziottpm", [])
+
+
+def test_a_systemd_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd(tmp_path, monkeypatch, "echo Failed to connect to bus; exit 1")
+    with pytest.raises(SystemctlFailed, match="Failed to connect"):
+        service()
 
 
 @pytest.mark.parametrize(("mode", "may"), [(0o606, True), (0o660, False), (0o604, False)])

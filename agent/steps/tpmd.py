@@ -11,14 +11,16 @@ import grp
 import os
 import pwd
 import re
+import shutil
 import stat
 import struct
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from agent import aziot as edge
 from agent import store
 from agent.config import Config
 from agent.errors import (
@@ -27,6 +29,7 @@ from agent.errors import (
     HubKeyOccupied,
     SecretUnreadable,
     SrkPassword,
+    SystemctlFailed,
     TpmAuth,
     TpmCommandMissing,
     TpmdDenied,
@@ -42,7 +45,8 @@ from agent.tpm.imported import is_hub_key
 from agent.tpm.policies import POLICY_A
 
 EK = 0x81010001
-USER = "aziottpm"
+UNIT, USER = "aziot-tpmd.service", "aziottpm"
+PATIENCE = 60.0  # seconds, for systemd to answer
 # Persistent handles of the owner hierarchy (TPM 2.0 Library, part 2, 7.8); the service's index
 # counts from the first one.
 PERSISTENT, LAST_INDEX, KEY_INDEX = 0x81000000, 0x7FFFFF, 0x000100
@@ -70,7 +74,7 @@ def tpmd(conf: Config, tpm: Tpm) -> Step:
         path = aziot.file(conf)
         existing = store.read(path) or b""
         if (node := device_node(conf.tpm.tcti)) is not None:
-            may_open(node, USER)
+            may_open(node, *service())
         handle = key_handle(existing, path)
         ek, key = _ek(tpm), hub_key(tpm, handle, path)
         _able(tpm)
@@ -178,14 +182,35 @@ def device_node(tcti: str) -> Path | None:
     return path
 
 
-def may_open(path: Path, user: str) -> None:
-    """Raises TpmdDenied, TpmdUserMissing. By the rights that the file shows: to try it as that user
-    would take more than our service may."""
+def service() -> tuple[str, list[str]]:
+    """As systemd has it: whom the service runs as, and which groups its unit gives it beside that
+    user's own; a drop-in of ours names the one that has the TPM on Debian. Raises SystemctlFailed.
+    """
+    what = f"cannot ask systemd who runs {UNIT}"
+    if (program := shutil.which("systemctl")) is None:
+        raise SystemctlFailed(f"{what}: there is no 'systemctl' on the PATH")
+    wanted = "--property=User,SupplementaryGroups"
+    try:
+        status, output = edge.run([program, "show", wanted, UNIT], PATIENCE)
+    except OSError as e:
+        raise SystemctlFailed(f"{what}: {e.strerror}") from e
+    if status != 0:
+        raise SystemctlFailed(f"{what}: it said '{edge.words(output, ())}'")
+    said = dict(line.partition("=")[::2] for line in output.decode(errors="replace").splitlines())
+    return said.get("User") or USER, said.get("SupplementaryGroups", "").split()
+
+
+def may_open(path: Path, user: str, groups: Sequence[str] = ()) -> None:
+    """`groups`: names, beside the user's own. Raises TpmdDenied, TpmdUserMissing.
+
+    By the rights that the file shows: to try it as that user would take more than our service may.
+    """
     try:
         entry = pwd.getpwnam(user)
     except KeyError as e:
         raise TpmdUserMissing(f"cannot find the user '{user}'", user=user) from e
     mine = {*os.getgrouplist(user, entry.pw_gid)}
+    mine |= {found.gr_gid for found in grp.getgrall() if found.gr_name in groups}
     if not _granted(path, entry.pw_uid, mine):
         found = path.stat()
         of = f"{_named(found)} {stat.filemode(found.st_mode)}"
