@@ -17,10 +17,10 @@ from agent.dps_wire import BUSY, Assigned, Wire
 from agent.errors import (
     DpsAssigning,
     DpsBusy,
+    DpsForgot,
     DpsTrouble,
     DpsUnauthorized,
     Later,
-    ServerBusy,
     Unreachable,
 )
 from agent.http import Https, Reply, host_of, retry_after
@@ -41,8 +41,7 @@ def pace(told: int | None) -> float:
 class Dps:
     """`https`: with the client certificate of the device, for `by_certificate`; every exchange goes
     over it. `endpoint`: https://HOST, nothing behind. `payload`: JSON for a custom allocation.
-    `gap`: seconds from the challenge to its answer, which is a registration, too: a fleet must not
-    make both within a minute. `rest`: how it is waited."""
+    `rest`: how it is waited."""
 
     def __init__(
         self,
@@ -53,10 +52,9 @@ class Dps:
         *,
         api_version: str,
         payload: Any = None,
-        gap: float = 0.0,
         rest: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._https, self._payload, self._gap, self._rest = https, payload, gap, rest
+        self._https, self._payload, self._rest = https, payload, rest
         self._at = f"{endpoint.rstrip('/')}/{quote(id_scope, safe='')}/registrations/"
         self._at += quote(registration_id, safe="")
         self._version = quote(api_version, safe="")
@@ -79,8 +77,6 @@ class Dps:
         who = {"endorsementKey": _base64(ek), "storageRootKey": _base64(srk)}
         for left in reversed(range(TRIES)):
             challenge = self._wire.challenge(self._register({"tpm": who}, {}))
-            if left == TRIES - 1 and self._gap:
-                self._rest(self._gap)  # the first time: perhaps it was this that took too long
 
             def signed(data: bytes, blob: bytes = challenge.blob) -> bytes:
                 return sign(blob, data)
@@ -140,7 +136,7 @@ class Dps:
 
     def _polled(self, reply: Reply) -> Assigned | None:
         if reply.status == HTTPStatus.NOT_FOUND:
-            raise ServerBusy(
+            raise DpsForgot(
                 f"cannot register '{self._id}' at {self._wire.host}: it has forgotten the "
                 "registration that it had begun",
                 host=self._wire.host,

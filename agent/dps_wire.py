@@ -16,6 +16,7 @@ from typing import Any
 from agent.errors import (
     AgentError,
     CaptivePortal,
+    DpsApiVersion,
     DpsBadRequest,
     DpsBusy,
     DpsClock,
@@ -42,6 +43,7 @@ _DEVICE = re.compile(r"[A-Za-z0-9._:%#*?!(),=@$'+-]{1,128}")
 _OPERATION = re.compile(r"[!-~]{1,256}")
 _KEY_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SIGNATURE = re.compile(r"sig(=|%3D)[^&\s]*", re.IGNORECASE)
+_VERSION = re.compile(r"(?<![?&])\bapi[- ]?version\b", re.IGNORECASE)  # but not in a URL
 _FAILED: dict[str, type[DpsFailed]] = {"400208": DpsNoHub, "400209": DpsHubDenied}
 
 
@@ -111,7 +113,8 @@ class Wire:
         if reply.status == HTTPStatus.UNAUTHORIZED:
             return self.unauthorized(reply)
         if reply.status == HTTPStatus.BAD_REQUEST:
-            return self._error(DpsBadRequest, f"it rejects the request ({said})")
+            kind = DpsApiVersion if _VERSION.search(said) else DpsBadRequest
+            return self._error(kind, f"it rejects the request ({said})")
         if reply.status == HTTPStatus.NOT_FOUND:
             if "scope" in said.lower():
                 return self._error(DpsScope, f"it knows no ID scope '{self.id_scope}' ({said})")

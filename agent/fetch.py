@@ -18,10 +18,13 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from agent.errors import (
+    DnsFailed,
     HttpGarbled,
+    ProxyUnreachable,
     ReplyTooLarge,
     ReplyTruncated,
     TimedOut,
+    Unreachable,
 )
 from agent.http import Proxy, host_of, no_way, printable
 from agent.traffic import ends
@@ -111,7 +114,9 @@ def _translated(host: str, error: Exception, line: "_Line") -> Exception:
         return ReplyTruncated(f"cannot read the reply of {host}: it broke off", host=host)
     if isinstance(reason, OSError):
         why = printable(reason.strerror or str(reason))
-        return no_way(host, f"cannot reach {host}: {why}", why, line.proxy)
+        missing = DnsFailed if isinstance(reason, socket.gaierror) else Unreachable
+        silent = ProxyUnreachable if line.proxy else missing
+        return no_way(host, f"cannot reach {host}: {why}", why, line.proxy, silent)
     why = f"its reply is not HTTP: {printable(str(reason) or type(reason).__name__)}"
     return HttpGarbled(f"cannot talk to {host}: {why}", host=host)
 

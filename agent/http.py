@@ -11,6 +11,7 @@
 import datetime
 import email.utils
 import re
+import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from cryptography.x509 import Certificate
 from urllib3.exceptions import HTTPError, ProxyError
 
 from agent.errors import (
+    DnsFailed,
     HttpGarbled,
     ProxyLogin,
     ProxyRefused,
+    ProxyUnreachable,
     ProxyUnusable,
     ReplyTooLarge,
     ReplyTruncated,
@@ -103,8 +106,9 @@ class Https:
     ) -> Reply:
         """One exchange; any status is a reply. `url` starts with https://.
 
-        Raises Unreachable, TimedOut, ReplyTruncated, ProxyRefused, ProxyLogin, TlsDates (75:
-        later); TlsUntrusted, TlsName, TlsClientRefused, TlsFailed, HttpGarbled, ReplyTooLarge (76).
+        Raises Unreachable, DnsFailed, TimedOut, ReplyTruncated, ProxyUnreachable, ProxyRefused,
+        ProxyLogin, TlsDates (75: later); TlsUntrusted, TlsName, TlsClientRefused, TlsFailed,
+        HttpGarbled, ReplyTooLarge (76).
         """
         host = host_of(url)
         try:
@@ -163,14 +167,16 @@ class Https:
             raise self._late(host) from error
         if any(isinstance(e, ProxyError) for e in causes):
             message = f"cannot reach {host} through the proxy: {_why(causes)}"
-            raise no_way(host, message, str(causes[-1]), self._proxy) from error
+            why = str(causes[-1])
+            raise no_way(host, message, why, self._proxy, ProxyUnreachable) from error
         if tls and not isinstance(tls, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             raise tls_error(host, self._trust, tls) from error
         if any(isinstance(e, IncompleteRead) for e in causes):
             why = "it broke off"
             raise ReplyTruncated(f"cannot read the reply of {host}: {why}", host=host) from error
         if isinstance(causes[-1], OSError):
-            raise Unreachable(f"cannot reach {host}: {_why(causes)}", host=host) from error
+            kind = DnsFailed if isinstance(causes[-1], socket.gaierror) else Unreachable
+            raise kind(f"cannot reach {host}: {_why(causes)}", host=host) from error
         why = f"its reply is not HTTP: {_why(causes)}"
         raise HttpGarbled(f"cannot talk to {host}: {why}", host=host) from error
 
@@ -180,12 +186,13 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def no_way(host: str, message: str, why: str, proxy: Proxy | None) -> Unreachable:
-    """To a host: a proxy says so itself, in the words of http.client, or nobody does."""
-    found = _NO_TUNNEL.search(why)
-    if found is None:
-        return Unreachable(message, host=host)
-    kind = ProxyLogin if int(found[1]) == NO_LOGIN else ProxyRefused
+def no_way(
+    host: str, message: str, why: str, proxy: Proxy | None, silent: type[Unreachable]
+) -> Unreachable:
+    """To a host: a proxy says so itself, in the words of http.client, or it is `silent`."""
+    found, kind = _NO_TUNNEL.search(why), silent
+    if found:
+        kind = ProxyLogin if int(found[1]) == NO_LOGIN else ProxyRefused
     return kind(message, host=host, proxy=host_of(proxy.url) if proxy else "HTTPS_PROXY's proxy")
 
 

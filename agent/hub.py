@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from agent import sas
-from agent.errors import ClockImplausible, Unreachable
+from agent.errors import ClockImplausible, HubUnreachable
 from agent.hub_errors import Line, dropped, translated
 from agent.hub_library import (
     Key,
@@ -84,8 +84,9 @@ class Hub:
     """Closed by the end of the `with`. Not for several threads at once.
 
     `wake`: called in another thread when there is something to do: `keep` does it. `patience`:
-    seconds to wait for an acknowledgement. Whatever raises an AgentError (HubRefused, Unreachable,
-    TimedOut, ServerBusy, those of agent/tls.py and of the TPM, HubGarbled) leaves no connection.
+    seconds to wait for an acknowledgement. Whatever raises an AgentError (HubRefused, TimedOut,
+    HubUnreachable, ServerBusy, those of agent/tls.py and of the TPM, HubGarbled) leaves no
+    connection.
     """
 
     def __init__(
@@ -136,11 +137,11 @@ class Hub:
 
     def keep(self) -> None:
         """See that the connection is there, and renew the token when it is time. Raises
-        Unreachable if the connection is lost."""
+        HubUnreachable if the connection is lost."""
         if self._client is None or not self._client.connected:
             self.close()
             hub = self.where.hub
-            raise Unreachable(f"cannot go on with {hub}: the connection was lost", host=hub)
+            raise HubUnreachable(f"cannot go on with {hub}: the connection was lost", host=hub)
         if self._asked.is_set() or self.due() <= 0:
             with self._speaking():
                 self._open.update_sastoken(self._token())

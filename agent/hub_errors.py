@@ -1,6 +1,7 @@
 """What azure-iot-device's exceptions mean, in our words."""
 
 import re
+import socket
 import ssl
 import traceback
 from dataclasses import dataclass
@@ -8,10 +9,13 @@ from pathlib import Path
 
 from agent.errors import (
     AgentError,
+    DnsFailed,
     HubGarbled,
     HubRefused,
+    HubUnreachable,
     ProxyLogin,
     ProxyRefused,
+    ProxyUnreachable,
     ServerBusy,
     TimedOut,
     Unreachable,
@@ -35,8 +39,9 @@ class Line:
 def translated(error: Exception, line: Line) -> AgentError:
     """`error`: what a call of the library raised; what lies behind it is in its causes.
 
-    TlsDates, TimedOut, Unreachable, ProxyRefused, ProxyLogin, ServerBusy (75); TlsUntrusted,
-    TlsName, TlsClientRefused, TlsFailed, HubRefused, HubGarbled (76).
+    TlsDates, TimedOut, HubUnreachable, DnsFailed, ProxyUnreachable, ProxyRefused, ProxyLogin,
+    ServerBusy (75); TlsUntrusted, TlsName, TlsClientRefused, TlsFailed, HubRefused,
+    HubGarbled (76).
     """
     found, hub = _causes(error), line.hub
     tls = next((e for e in found if isinstance(e, ssl.SSLError)), None)
@@ -60,9 +65,10 @@ def _by_kind(error: Exception, found: list[BaseException], hub: str, device: str
     if "broker unavailable" in why:
         return ServerBusy(f"cannot log in to {hub}: it is not available now", host=hub)
     if isinstance(error, e.ConnectionDroppedError | e.NoConnectionError):
-        return Unreachable(f"cannot talk to {hub}: the connection was lost", host=hub)
+        return HubUnreachable(f"cannot talk to {hub}: the connection was lost", host=hub)
     if isinstance(found[-1], OSError):
-        return Unreachable(f"cannot reach {hub}: {why}", host=hub)
+        kind = DnsFailed if isinstance(found[-1], socket.gaierror) else HubUnreachable
+        return kind(f"cannot reach {hub}: {why}", host=hub)
     return HubGarbled(f"cannot talk to {hub}: {why}", hub=hub)
 
 
@@ -86,9 +92,11 @@ def dropped(error: BaseException) -> None:
 def _by_proxy(found: list[BaseException], line: Line) -> AgentError:
     why = f"cannot reach {line.hub} through the proxy: {_why(found)}"
     status = re.match(r"([0-9]{3}): ", str(found[-1]))
-    if not status or line.proxy is None:
-        return Unreachable(why, host=line.hub)
-    kind = ProxyLogin if int(status[1]) == NO_LOGIN else ProxyRefused
+    if line.proxy is None:
+        return HubUnreachable(why, host=line.hub)
+    kind: type[Unreachable] = ProxyUnreachable
+    if status:
+        kind = ProxyLogin if int(status[1]) == NO_LOGIN else ProxyRefused
     return kind(why, host=line.hub, proxy=line.proxy)
 
 

@@ -73,8 +73,10 @@ class Service:
     def _answer(self, request: Request) -> Reply:
         path = urlsplit(request.url)
         found = PATHS.match(path.path)
-        if found is None or parse_qs(path.query).get("api-version", [""])[0] not in VERSIONS:
+        if found is None:
             raise Error(400, 400000, f"Bad request: '{request.url}'")
+        if (version := parse_qs(path.query).get("api-version", [""])[0]) not in VERSIONS:
+            raise Error(400, 400000, f"The api-version '{version}' is not supported")
         scope, registration_id, _, operation = map(unquote, found.groups(""))
         wanted = "GET" if operation else "PUT"
         if request.method != wanted:
