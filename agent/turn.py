@@ -8,11 +8,10 @@ over a window that is long enough for all: MARGIN times the shortest possible.
 - Names that count up (serial numbers) fall on places that are as far apart as can be: no minute of
   the window gets more than its share, and a few.
 - Names that do not (those made of an EK) fall on places by chance. In a fleet of 100,000 some
-  minute then gets more than 1,000 with a probability of about 10 %: 881 are to be expected in each,
-  and the fullest of all minutes has some four standard deviations of 30 more (Naus' scan statistic,
-  in Alm's approximation: 7 % by certificate, 13 % by TPM, which has twice as many minutes; of 200
-  fleets drawn by lot, 19 and 24). It is 1 to 28 too many, who are told to come later, and do. Less
-  than that takes a window of more than 115 % of the shortest.
+  minute then gets more than 1,000: by certificate with a probability of about 10 % (881 are to be
+  expected in each, and the fullest of all minutes has some four standard deviations of 30 more); by
+  TPM, where a device asks twice in a moment, almost always, by 1 to 5 %. Who is too many is told to
+  come later, and does. Less than that takes a window of more than 115 % of the shortest.
 """
 
 import re
@@ -27,7 +26,6 @@ from agent.moment import Moment
 PER_MINUTE = 1000  # registrations that DPS takes (Azure DPS quotas and limits)
 MARGIN = 1.135
 REQUESTS = {"x509": 1, "tpm": 2}  # of which one registration is made: a challenge, and its answer
-GAP = 61.0  # seconds between these two: never both in one minute
 NEAR = 90.0  # seconds that a process waits itself; for more it comes again
 FIRST, SLOW, LONGEST = 60.0, 15 * 60.0, 3600.0  # seconds of pauses; SLOW: a person is needed
 WHY = 500  # characters
@@ -71,12 +69,6 @@ class Turn:
 def window(fleet: int, requests: int) -> float:
     """Seconds over which the first requests of this many devices are spread."""
     return fleet * requests * 60 / PER_MINUTE * MARGIN
-
-
-def gap(fleet: int, requests: int) -> float:
-    """Seconds between a device's own requests: together, two of one device would be two at one
-    place, and the places twice as uneven. Where the whole fleet may ask within a minute, none."""
-    return GAP if requests > 1 and fleet * requests > PER_MINUTE else 0.0
 
 
 def place(who: str) -> float:

@@ -190,20 +190,13 @@ def test_the_token_names_the_key_as_the_challenge_does(
     assert chip.register().hub == HUB
 
 
-def test_in_a_large_fleet_there_is_a_minute_between_challenge_and_answer(
-    chip: Registrant,
-) -> None:
-    chip.register(gap=61.0)
-    assert chip.rests[0] == 61.0
-
-
 def test_a_challenge_that_is_out_of_date_is_asked_for_anew_three_times_and_at_once(
     chip: Registrant, service: provisioning.Dps
 ) -> None:
     service.behave(supersede=3, polls=0)
-    assert chip.register(gap=61.0).hub == HUB
+    assert chip.register().hub == HUB
     assert chip.steps == ["challenge", "register"] * 4 + ["operation"]
-    assert chip.rests == [61.0, LEAST]
+    assert chip.rests == [LEAST]
 
 
 def test_not_for_ever(chip: Registrant, service: provisioning.Dps) -> None:

@@ -69,11 +69,6 @@ def test_the_window_is_as_long_as_dps_needs_for_all() -> None:
     assert len(set(serial_numbers(3))) == 3
 
 
-def test_two_requests_of_one_device_are_a_minute_apart_where_that_matters() -> None:
-    assert turn.gap(100_000, 2) > 60
-    assert turn.gap(100_000, 1) == turn.gap(500, 2) == 0
-
-
 # --- waiting ---
 
 

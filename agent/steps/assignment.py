@@ -20,7 +20,7 @@ from agent.events import HUB_KEY_REPLACED
 from agent.state import State
 from agent.steps import Step, assigned, enrol, ldevid_key, srk
 from agent.steps.assigned import Asked, Assignment, Kept, Key
-from agent.steps.turns import gap, in_turn
+from agent.steps.turns import in_turn
 from agent.tpm import Public, Tpm
 from agent.tpm.imported import HUB_KEY, is_hub_key
 
@@ -158,7 +158,6 @@ class Registration:
             self.who(),
             api_version=conf.api_version,
             payload=inputs.payload(self.conf),
-            gap=gap(self.conf),
         )
 
     def _imported(self, challenge: bytes) -> Key:

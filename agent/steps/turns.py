@@ -45,11 +45,6 @@ def window(conf: Config) -> float:
     return turn.window(conf.dps.fleet, turn.REQUESTS[conf.dps.attestation])
 
 
-def gap(conf: Config) -> float:
-    """Seconds between the two requests of one device, with attestation by TPM."""
-    return turn.gap(conf.dps.fleet, turn.REQUESTS[conf.dps.attestation])
-
-
 def _wait(conf: Config, state: State, who: str, rest: Callable[[float], object]) -> None:
     now, wall, before = moment(), datetime.now(UTC), _read(state)
     ours = turn.arrived(before, now)

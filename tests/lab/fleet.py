@@ -105,7 +105,6 @@ class Fleet:
     def __post_init__(self) -> None:
         requests = turn.REQUESTS[self.attestation]
         self.window = turn.window(self.fleet, requests)
-        self.gap = turn.gap(self.fleet, requests) + TRIP
         self.devices = [Device(name, requests) for name in self.names]
 
     def returns(self, boot: Callable[[], float]) -> Return:
@@ -152,7 +151,7 @@ class Fleet:
             )
             self._at(now + AGAIN, n, "comes")
         elif not last:
-            self._at(now + self.gap, n, "answers")
+            self._at(now + TRIP, n, "answers")
         else:
             self._polls(now, device)
 
