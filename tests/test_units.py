@@ -126,7 +126,7 @@ def test_it_has_more_time_than_the_agent_gives_itself() -> None:
     reprovision, confirm."""
     slow_chip = 600
     est = config.LdevidEst(url="https://est.example").timeout.total_seconds()
-    azure = turn.NEAR + turn.GAP + dps.PATIENCE + 2 * hub.PATIENCE
+    azure = turn.NEAR + dps.PATIENCE + 2 * hub.PATIENCE
     ours = config.Tpm().wait.total_seconds() + slow_chip + 4 * est
     assert seconds("TimeoutStartSec") > ours + azure
     assert seconds("RuntimeMaxSec") > 6 * config.Aziot().timeout.total_seconds()
