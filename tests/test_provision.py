@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -288,20 +287,3 @@ def test_status_needs_no_credentials(make_device: MakeDevice) -> None:
         credential.unlink()
     status = device.agent("status")
     assert status.returncode == 0, status.stdout
-
-
-def test_by_ek_no_certificate_is_made_and_iot_edge_is_told_so(make_device: MakeDevice) -> None:
-    """`dps.attestation = "tpm"`: aziot-tpmd will find what it needs. (Our lab's DPS knows X.509
-    only, so the registration itself is not to be had here.)"""
-    device = make_device(attestation="tpm")
-    done = device.agent("provision")
-    said = done.stderr
-    assert done.returncode == 75, said
-    assert "registration: cannot" in said
-    steps = [line.split()[0] for line in said.splitlines() if ": cannot" not in line]
-    assert steps[:-1] == ["tpm", "clock", "device-id", "ek", "srk", "same-tpm", "aziot-config"]
-    config = tomllib.loads((device.aziot / "config.toml").read_text())
-    assert config["provisioning"]["attestation"]["method"] == "tpm"
-    with Tpm(device.tcti) as tpm:
-        assert str(tpm.public(0x81000001)) == "RSA-2048"
-        assert tpm.public(0x81000002) is None
