@@ -198,17 +198,25 @@ class Tending:
     def _behind(self) -> bool:
         """IoT Edge's configuration does not say what it must, or IoT Edge was not told of it. That
         depends on what changes here only where there was a second slot, or a CA was followed: most
-        devices have neither."""
+        devices have neither. Without IoT Edge: what this device was registered with has changed, or
+        its hub key is lost."""
         state = self.device.state
         if not self.device.conf.for_edge:
-            return False
+            return self._unregistered()
         if not (state.ldevid_slot.exists() or (state.anchors / "operational.json").exists()):
             return False
         conf, who = self.device.conf, self.device.who
         written = aziot.configuration(conf, state, who).done() is not None
         return not (written and is_applied(conf, state))
 
-    def _of_iotedge(self) -> list[Step]:
+    def _unregistered(self) -> bool:
+        """A renewed LDevID is registered by who renews it, and the first time is for a boot."""
+        conf, state, who = self.device.conf, self.device.state, self.device.who
+        if not azure.registered(conf, state) or azure.registered_with_another(conf, state, who()):
+            return False
+        return any(step.done() is None for step in self._last())
+
+    def _last(self) -> list[Step]:
         device = self.device
         return azure.last(device.conf, device.tpm, device.state, device.who)
 
@@ -217,19 +225,23 @@ class Tending:
         if not self._behind():
             self.known.configuration = {}
             return
-        backoff = Backoff.of(self.known.configuration)
+        backoff, whose, what = Backoff.of(self.known.configuration), *self._words()
         if not self.dry:
             if backoff.waits(self.seen.at):
                 until = f"{backoff.not_before:%Y-%m-%d %H:%M}Z"
-                words = f"IoT Edge is to be told of its configuration, but not before {until}"
-                self._wait("_configuration", words)
+                self._wait("_configuration", f"{whose} is to be {what}, but not before {until}")
                 return
             self._told(backoff)
-        yield f"IoT Edge {'would be' if self.dry else 'was'} told of another configuration"
+        yield f"{whose} {'would be' if self.dry else 'was'} {what}"
+
+    def _words(self) -> tuple[str, str]:
+        if self.device.conf.for_edge:
+            return "IoT Edge", "told of another configuration"
+        return "The registration of this device", "completed"
 
     def _told(self, before: Backoff) -> None:
         try:
-            plan.complete(self._of_iotedge())
+            plan.complete(self._last())
         except AgentError:
             failures = before.failures + 1
             until = self.seen.at + pause(failures, self.device.who(), overdue=True)
