@@ -90,6 +90,8 @@ class Registration:
     def register(self) -> Assignment:
         """DPS is asked, in turn. One whom the hub then refuses does not ask again at once; all else
         that may keep the candidate from being proven is no matter of DPS."""
+        if self._by_tpm:
+            _is_left_to_us(self.tpm)
         before, wanted = assigned.load(self.state).proven, self._wanted()
         with in_turn(self.conf, self.state, self.who()):
             kept = Kept(before, self._assigned(before, wanted))
