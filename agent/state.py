@@ -119,6 +119,11 @@ class State:
         return self.directory / "tpm-loaded.json"
 
     @property
+    def loaded_before_login(self) -> Path:
+        """The same, of telemetry, that does not hold the directory's lock while it signs."""
+        return self.directory / "tpm-loaded-telemetry.json"
+
+    @property
     def identity(self) -> tuple[Path, ...]:
         """What is of no use with another TPM."""
         slots = (State(self.directory, slot) for slot in SLOTS)

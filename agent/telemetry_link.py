@@ -1,9 +1,10 @@
 """The hub that this device is assigned to, connected with what is on disk and in the TPM now."""
 
 import logging
+import os
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -93,9 +94,22 @@ class Link:
         return ByToken(_hmac(self._device, now.key), lifetime)
 
 
+@contextmanager
+def _signing(device: Device) -> Iterator[Tpm]:
+    """What a run that was killed had loaded is thrown out of the TPM. A disk that takes nothing is
+    no reason to be silent."""
+    ledger = device.state.loaded_before_login
+    with device.tpm(ledger if _takes_files(ledger.parent) else None) as tpm:
+        yield tpm
+
+
+def _takes_files(directory: Path) -> bool:
+    return os.access(directory, os.W_OK) and os.statvfs(directory).f_bavail > 0
+
+
 def _hmac(device: Device, key: Key) -> Callable[[bytes], bytes]:
     def sign(data: bytes) -> bytes:
-        with device.tpm(None) as tpm:
+        with _signing(device) as tpm:
             return assigned.sign(tpm, key, data)
 
     return sign
@@ -112,6 +126,6 @@ class _Signer:
         self._device, self._lock = device, threading.Lock()
 
     def sign(self, digest: bytes, hash_name: str, *, pss: bool = False) -> bytes:
-        with self._lock, self._device.tpm(None) as tpm:
+        with self._lock, _signing(self._device) as tpm:
             signer = tpm.signer(ldevid_key.HANDLE, known=True)
             return signer.sign(digest, hash_name, pss=pss)
