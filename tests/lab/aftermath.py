@@ -1,14 +1,16 @@
 """What comes after the companion was cut off: it is run until it has nothing more to do, and the
 device is asked whether it is provisioned.
 
-This file is also the program that does so, on the device. Each verb is a process of its own, as
-ever; but what they load is loaded once, which is most of what a run costs.
+This file is also the program that does so, on the device, or runs the verbs it is told. Each verb
+is a process of its own, as ever; but what they load is loaded once, which is most of what a run
+costs.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,6 +69,14 @@ def main(config: str) -> list[dict[str, Any]]:
     return [*runs, verb(cli.main, "--config", config, "status")]
 
 
+def these(config: str, commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """One after the other."""
+    from agent import cli, dps, http, hub, plan, telemetry  # noqa: F401
+    from agent.health import run as _  # noqa: F401
+
+    return [verb(cli.main, "--config", config, *command) for command in commands]
+
+
 def verb(program: Any, *arguments: str) -> dict[str, Any]:
     files = {1: os.memfd_create("stdout"), 2: os.memfd_create("stderr")}
     if (pid := os.fork()) == 0:
@@ -86,4 +96,5 @@ def _content(file: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(sys.argv[1])))
+    done = these(sys.argv[1], json.loads(sys.argv[2])) if sys.argv[2:] else main(sys.argv[1])
+    sys.stdout.write(json.dumps(done))

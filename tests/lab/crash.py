@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -149,6 +150,22 @@ def kill_amid(device: Device, after: str, seconds: float) -> None:
         with suppress(subprocess.TimeoutExpired):
             run.wait(seconds)
         run.kill()
+
+
+def kill_login(device: Device, command: Sequence[str], seconds: float) -> bool:
+    """Run this and kill it so long after it began to log in at its hub, which another thread does;
+    whether it had not ended before."""
+    out = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, env=device.environment(), stdin=out, stdout=out, stderr=out
+    ) as run:
+        tasks = Path(f"/proc/{run.pid}/task")
+        while run.poll() is None and len(list(tasks.iterdir())) < 2:
+            time.sleep(0.002)
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(seconds)
+        run.kill()
+    return bool(run.returncode == -signal.SIGKILL)
 
 
 def kill_programs(device: Device) -> None:
