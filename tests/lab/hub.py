@@ -7,7 +7,8 @@
         assert [m["text"] for m in hub.messages()] == ["one", "two"]
 
 Its host name is an address, 127.x.y.z, because clients of IoT Hub know but two ports: 8883 they
-reach there, 443 through a proxy (tests/lab/proxy.py) that is given the hub's `routes`.
+reach there, 443 through a proxy (tests/lab/proxy.py) that is given the hub's `routes`. Devices with
+a network of their own need a name instead.
 """
 
 import contextlib
@@ -35,7 +36,8 @@ REGISTRY = "hubs.json"  # in the directory of the provisioning service
 class Hub:
     """`vouch` issues its server certificate; `registry`: {host: {device id: {"key": base64 or null,
     "thumbprint": SHA-256 in hex or null, "enabled": bool}}}, read at every CONNECT; `enrolled`: PEM
-    files of CAs to one of which client certificates must lead, if any are given."""
+    files of CAs to one of which client certificates must lead, if any are given; `name`: its host
+    name, by which devices elsewhere find 127.0.0.1 of this machine (one such hub at a time)."""
 
     def __init__(
         self,
@@ -45,14 +47,18 @@ class Hub:
         *,
         enrolled: Sequence[Path] = (),
         clock: Clock | None = None,
+        name: str | None = None,
     ) -> None:
         directory.mkdir(parents=True)
         self.directory, self.registry, self._clock = directory, registry, clock
-        self.host, self.websockets_port = own_address(), process.free_port()
-        self.tls = server_at(self.host, vouch, directory / "tls")
+        self.address = "127.0.0.1" if name else own_address()
+        self.host, self.websockets_port = name or self.address, process.free_port()
+        tls = directory / "tls"
+        self.tls = vouch.server(tls, also=[name]) if name else server_at(self.host, vouch, tls)
         self._log, self._script = directory / "log.jsonl", directory / "behaviour.json"
         settings = {
             "host": self.host,
+            "address": self.address,
             "port": PORT,
             "websockets_port": self.websockets_port,
             "certificate": str(self.tls.chain),
@@ -69,7 +75,7 @@ class Hub:
     @property
     def routes(self) -> dict[str, tuple[str, int]]:
         """For a proxy: where port 443 of this hub is."""
-        return {f"{self.host}:443": (self.host, self.websockets_port)}
+        return {f"{self.host}:443": (self.address, self.websockets_port)}
 
     def behave(self, **behaviour: object) -> None:
         """From now on, all of it: see tests.lab.hub_server.Behaviour; without arguments, well."""
@@ -86,7 +92,7 @@ class Hub:
 
     def _answers(self) -> bool:
         return all(
-            speaks_tls(self.host, port, self.tls.trust) for port in (PORT, self.websockets_port)
+            speaks_tls(self.address, port, self.tls.trust) for port in (PORT, self.websockets_port)
         )
 
     def log(self) -> list[dict[str, Any]]:

@@ -234,7 +234,7 @@ class Server(ThreadingTCPServer):
     def __init__(self, hub: Hub, settings: dict[str, Any], port: int, websockets: bool) -> None:
         self.hub, self.websockets = hub, websockets
         self.context = server_context(settings["certificate"], settings["key"])
-        super().__init__((hub.host, port), Handler)
+        super().__init__((settings["address"], port), Handler)
 
 
 class Handler(BaseRequestHandler):

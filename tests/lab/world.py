@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.lab import factory, nginx, pki, process, swtpm
 from tests.lab.clock import Clock
@@ -38,14 +38,14 @@ class World:
         owner_root_lasts: timedelta = 10 * pki.YEAR,
         clock: Clock | None = None,
         renewing: bool = False,
-        hub: bool = False,
+        hub: bool | str = False,
     ) -> None:
         """`kind`: keys of the CAs. The EST servers issue for 90 days, or as long as their CA is
         valid: `owner_lasts` and `operations_lasts` make shorter certificates; a CA does not
         work when its root has expired. `clock`: the time of the servers, and of every device in
         this world; without one it is ours. `renewing`: the EST servers of owner and operator are
         `owner_server` and `operations_server`. `hub`: there is an IoT Hub, too, `hub`, to which
-        the provisioning service assigns devices."""
+        the provisioning service assigns devices; a name: under this, on 127.0.0.1."""
         directory.mkdir(parents=True)
         self.directory, self.clock = directory, clock
         vendor = pki.root("OEM CA root", kind, lasts=30 * pki.YEAR)
@@ -66,7 +66,7 @@ class World:
         self._boards: dict[factory.Board, Path] = {}
         self._stack = ExitStack()
 
-    def _servers(self, *, renewing: bool, hub: bool) -> None:
+    def _servers(self, *, renewing: bool, hub: bool | str) -> None:
         at, tls = self.directory, self.tls
         self.oem_est = EstServer(at / "oem-est", self.oem, tls)
         self._owner_est = EstServer(at / "owner-est", self.owner, tls)
@@ -104,7 +104,7 @@ class World:
         behind = [site for site in sites if site.name not in self._renewing]
         self._front = nginx.Front(at / "nginx", tls, behind, self.clock)
         self._enrolled = [ca.save(at / name).root for name, ca in self._issuers().items()]
-        hubs = [self._make_hub().host if hub else HUB]
+        hubs = [self._make_hub(hub if isinstance(hub, str) else None).host if hub else HUB]
         self.dps = Dps(at / "dps", tls, self._enrolled, clock=self.clock, hubs=hubs)
         self.dps.behave(retry_after=0)
 
@@ -124,12 +124,12 @@ class World:
     def operations_server(self) -> RenewingEst:
         return self._renewing["operations"]
 
-    def _make_hub(self) -> Hub:
+    def _make_hub(self, name: str | None = None) -> Hub:
         """It knows whom the provisioning service registers there."""
         where = self.directory / f"hub-{len(self._hubs)}"
         registry = self.directory / "dps" / REGISTRY
-        enrolled, clock = self._enrolled, self.clock
-        self._hubs.append(Hub(where, self._vouch, registry, enrolled=enrolled, clock=clock))
+        more: Any = {"enrolled": self._enrolled, "clock": self.clock, "name": name}
+        self._hubs.append(Hub(where, self._vouch, registry, **more))
         return self._hubs[-1]
 
     @property

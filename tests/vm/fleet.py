@@ -21,11 +21,14 @@ LINT = [str(AGENT), "lint-image"]
 
 
 class Fleet:
-    """Everything below `directory`."""
+    """Everything below `directory`; `kind`: of what its images are made, with other packages than
+    those of other kinds."""
 
-    def __init__(self, world: World, directory: Path, debs: Sequence[Path]) -> None:
+    def __init__(
+        self, world: World, directory: Path, debs: Sequence[Path], kind: str = "golden"
+    ) -> None:
         self.world, self.directory = world, directory
-        self._root, self._kernel = rootfs.golden(debs), image.kernel(rootfs.base())
+        self._root, self._kernel = rootfs.golden(debs, kind), image.kernel(rootfs.base())
         self._images: dict[str, Path] = {}
         world.board(BOARD)  # makes the maker, whose roots go into the image
 

@@ -57,7 +57,7 @@ def _settings() -> Iterator[str]:
         yield f"--aptopt={line.rstrip(';')}"
 
 
-def golden(debs: Sequence[Path]) -> Path:
+def golden(debs: Sequence[Path], name: str = "golden") -> Path:
     """The base with these packages, installed by apt as an image builder does."""
     below = base()
     uploads = [f"--customize-hook=upload {deb} /{deb.name}" for deb in debs]
@@ -66,7 +66,7 @@ def golden(debs: Sequence[Path]) -> Path:
     command = ["mmdebstrap", "--variant=custom", f"--setup-hook=tar-in {below} /"]
     command += ['--setup-hook=mkdir -p "$1/dev"']  # for mmdebstrap to put devices there
     command += ["--skip=setup,update,cleanup"]
-    return _made("golden", [*command, *uploads, f"--customize-hook={install}", ""], [], debs)
+    return _made(name, [*command, *uploads, f"--customize-hook={install}", ""], [], debs)
 
 
 def _made(name: str, command: list[str], sources: list[str], inputs: Sequence[Path]) -> Path:
