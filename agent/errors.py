@@ -359,8 +359,8 @@ class TpmAuth(TpmError):
 
     code = "tpm-auth"
     remedy = (
-        "The owner or endorsement hierarchy has a password: provide it as the credential "
-        "'tpm-owner-auth' or 'tpm-endorsement-auth'"
+        "The owner or endorsement hierarchy has a password: provide it, the right one, as the "
+        "credential 'tpm-owner-auth' or 'tpm-endorsement-auth'"
     )
 
 
@@ -1245,8 +1245,8 @@ class DpsNoKey(DpsRefused):
 
     code = "dps-no-hub-key"
     remedy = (
-        "Is '{registration_id}' enrolled by TPM? If it is, give the trackingId to whoever runs the "
-        "DPS"
+        "Is '{registration_id}' enrolled by TPM? If it is, tell whoever runs the DPS that it sends "
+        "no authenticationKey"
     )
 
 

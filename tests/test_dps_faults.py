@@ -5,15 +5,17 @@ One device for each way to attest goes through all of it, one trouble after the 
 it as it was.
 """
 
+import json
 import re
+import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from agent.errors import every_error
+from agent.state import State
 from tests.lab import dps_faults, matrix
-from tests.lab.dps_faults import Row, Town, got_over, provoked
+from tests.lab.dps_faults import AGAIN, Row, Town, got_over, outcome, provoked
 from tests.lab.dps_faults_rows import GOT_OVER, ROWS
 from tests.lab.dps_faults_table import HEALED, REFUSED, either, healed, refused, told
 
@@ -65,7 +67,28 @@ def test_the_document_tells_of_nothing_else() -> None:
     assert codes == {row.code for those in ROWS.values() for row in those}
 
 
-def test_nobody_but_its_owner_reads_what_is_kept(town: Town) -> None:
-    for device in town.devices.values():
-        kept = Path(device.device.state, "assignment.json")
-        assert kept.stat().st_mode & 0o077 == 0
+@pytest.mark.parametrize("kind", ROWS)
+def test_the_command_says_the_same_when_it_is_started_afresh(town: Town, kind: str) -> None:
+    """The other tests fork one that is loaded already."""
+    ours, [row] = town.devices[kind], [row for row in ROWS[kind] if row.code == "dps-scope"]
+    ours.heal()
+    with row.how(ours):
+        done = ours.device.agent(*row.command)
+    found = outcome(done.returncode, done.stderr)
+    assert refused(row, found, "either") in told()
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_how_long_dps_wants_to_be_left_alone_is_known_to_the_next_run(
+    town: Town, dated: bool
+) -> None:
+    ours, day = town.devices["x509"], 24 * 3600
+    ours.heal()
+    ours.device.world.dps.behave(throttle=1, retry_after=day, retry_date=dated)
+    assert ours.agent(*AGAIN).returncode == 75
+    asked = len(ours.device.world.dps.requests())
+    again = ours.agent(*AGAIN)
+    assert outcome(again.returncode, again.stderr).code == "dps-waits"
+    assert len(ours.device.world.dps.requests()) == asked
+    kept = json.loads(State(ours.device.state).turn.read_text())
+    assert day / 2 < kept["not_before"] - time.time() < 2 * day

@@ -128,7 +128,7 @@ class Registered:
         there = len(world.hub.messages()) - before
         return (done.returncode, there, len(world.dps.requests()) - asked) == (0, 1, 0)
 
-    def kept(self) -> tuple[Any, ...]:
+    def kept(self) -> tuple[assigned.Assignment | None, snapshot.Snapshot]:
         """What must not change, and all that the TPM holds."""
         return assigned.load(State(self.device.state)).proven, snapshot.take(self.device.tcti)
 
@@ -208,6 +208,8 @@ def provoked(ours: Registered, row: Row) -> Outcome:
         assert "Traceback" not in done.stderr, done.stderr
         found = outcome(done.returncode, done.stderr)
         assert ours.kept() == before, (row.what, done.stderr)
+        assert not before[1].loaded
+        assert before[1].flags["LOCKOUT_COUNTER"] == 0
         if row.meanwhile:
             assert ours.sends(), row.what
     if not row.meanwhile:

@@ -8,9 +8,11 @@ from tests.lab import hostile, pki
 from tests.lab.dps_faults import FIRST, Row
 from tests.lab.dps_faults_ways import (
     HUB_KEY,
+    c_sdk_ek,
     configured,
     cut_chain,
     damaged,
+    damaged_key,
     disabled,
     disabled_at_hub,
     dps,
@@ -29,6 +31,7 @@ from tests.lab.dps_faults_ways import (
     renamed,
     replaced,
     showing,
+    silent,
     through,
     tpm,
     unenrolled,
@@ -81,7 +84,7 @@ FOR_EITHER = [
     Row("Connection cut in mid-reply", 75, "reply-truncated", instead(hostile.cut(PORTAL))),
     Row("Reply without an end", 76, "reply-too-large", instead(endless)),
     Row("Reply that drips for minutes", 75, "timed-out", instead(drip), costs=True),
-    Row("No reply at all", 75, "timed-out", instead(hostile.hang), costs=True),
+    Row("No reply at all", 75, "timed-out", instead(silent), costs=True),
     Row("Proxy refuses (403)", 75, "proxy-refused", through(status=403), meanwhile=False),
     Row("Proxy wants a login (407)", 75, "proxy-login", through(**LOGIN), meanwhile=False),
     Row(
@@ -176,6 +179,7 @@ BY_TPM = [
     Row("Hub key for another TPM", 76, "dps-key-of-another-tpm", dps(hub_key="other-ek")),
     Row("Hub key missing, at another hub", 76, "dps-no-hub-key", hub("other", hub_key="missing")),
     # the TPM
+    Row("EK by the template of the Azure C SDK", 76, "dps-bad-request", c_sdk_ek),
     Row(
         "EK by another template",
         69,
@@ -187,14 +191,12 @@ BY_TPM = [
         69,
         "srk-not-rsa",
         replaced(SRK, f"{STORAGE} ecc"),
-        meanwhile=False,
     ),
     Row(
         "SRK: a key that stores nothing",
         69,
         "handle-occupied",
         replaced(SRK, f"{STORAGE} rsa2048:rsassa:null -a sign|userwithauth|sensitivedataorigin"),
-        meanwhile=False,
     ),
     Row(
         "Handle of the hub key: foreign object",
@@ -247,6 +249,7 @@ GOT_OVER = {
             tpm(f"evictcontrol -C o -c {HUB_KEY}"),
             command=FIRST,
         ),
+        Row("Hub key damaged on the disk", 0, "", damaged_key, command=FIRST),
         Row("SRK: another RSA key", 0, "", replaced(SRK, f"{STORAGE} rsa2048"), command=FIRST),
     ],
     "x509": [

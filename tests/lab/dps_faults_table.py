@@ -27,7 +27,8 @@ def refused(row: Row, found: Outcome, by: str) -> str:
 
 
 def healed(row: Row, steps: list[str], by: str) -> str:
-    return _line(row.what, by, ", ".join(f"`{step}`" for step in steps))
+    done = ", ".join(f"`{step}`" for step in steps)
+    return _line(row.what, by, done or "nothing: the key in the TPM is used")
 
 
 def _line(*cells: str) -> str:

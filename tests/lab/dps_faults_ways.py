@@ -1,6 +1,7 @@
 """What can be in the way of a registration: each for the length of a `with`, as a function of the
 device (tests/lab/dps_faults.py)."""
 
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -10,10 +11,14 @@ from typing import Any
 from agent.state import State
 from tests.lab import dps_tpm, hostile, pki, states
 from tests.lab.dps_faults import WELL, How, Registered
+from tests.lab.factory import EK
 from tests.lab.proxy import Proxy
 
 REGISTER = "register?api-version=2021-06-01"
 HUB_KEY = "0x81000100"
+# PolicySecret(TPM_RH_ENDORSEMENT); TCG EK Credential Profile, B.3.3
+EK_POLICY = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"
+IS_EK = "fixedtpm|fixedparent|sensitivedataorigin|adminwithpolicy|restricted|decrypt"
 SIGNS = "sign|fixedtpm|fixedparent|sensitivedataorigin|userwithauth"
 
 # --- the enrolment ---
@@ -99,6 +104,20 @@ def damaged(ours: Registered) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def damaged_key(ours: Registered) -> Iterator[None]:
+    """A bit of what is wrapped by the SRK."""
+    with ours.put_back("state"):
+        file = State(ours.device.state).assignment
+        found = json.loads(file.read_text())
+        key = found["proven"]["key"]
+        private = bytearray(base64.b64decode(key["private"]))
+        private[-1] ^= 1
+        key["private"] = base64.b64encode(private).decode()
+        file.write_text(json.dumps(found))
+        yield
+
+
 def foreign_ca(ours: Registered) -> AbstractContextManager[None]:
     return showing("intercepted", ca=pki.root("Inspection Inc."))(ours)
 
@@ -135,6 +154,19 @@ def tpm(*commands: str, **credentials: str) -> How:
     return how
 
 
+@contextmanager
+def c_sdk_ek(ours: Registered) -> Iterator[None]:
+    """It differs from the TCG's in an empty `unique`."""
+    with ours.put_back("tpm", "state"):
+        (ours.device.directory / "policy").write_bytes(bytes.fromhex(EK_POLICY))
+        ours.tools("evictcontrol", "-Q", "-C", "o", "-c", EK)
+        make = f"createprimary -Q -C e -G rsa2048:aes128cfb -L policy -a {IS_EK} -c made.ctx"
+        ours.tools(*make.split())
+        ours.tools("evictcontrol", "-Q", "-C", "o", "-c", "made.ctx", EK)
+        ours.tools("flushcontext", "-t")
+        yield
+
+
 def replaced(handle: str, *make: str) -> How:
     return tpm(f"evictcontrol -C o -c {handle}", *make, f"evictcontrol -C o -c made.ctx {handle}")
 
@@ -159,6 +191,10 @@ def full(ours: Registered) -> Iterator[None]:
 
 def drip(talk: hostile.Talk) -> None:
     hostile.drip(hostile.http(200, b" " * 100), 1.0)(talk)
+
+
+def silent(talk: hostile.Talk) -> None:
+    talk.over.wait(60)
 
 
 def endless(talk: hostile.Talk) -> None:
