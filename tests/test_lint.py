@@ -31,6 +31,20 @@ def test_an_image_as_it_should_be_has_no_findings(root: Root) -> None:
     assert root.look() == []
 
 
+@pytest.mark.parametrize("attestation", ["tpm", "x509"])
+def test_an_image_without_iot_edge_is_as_it_should_be_if_it_is_for_a_device_without(
+    attestation: str, root: Root
+) -> None:
+    root.remove("usr/bin/iotedge")
+    for unit in ("tpm2-abrmd.service", "aziot-certd.socket"):
+        root.link(f"etc/systemd/system/{unit}", "/dev/null")
+    assert root.codes() == {"package-absent", "unit-masked"}
+    told = CONFIG.partition("[operational]")[0] + '[device]\ntarget = "device"\n'
+    told = told.replace("[dps]\n", f'[dps]\nattestation = "{attestation}"\n')
+    root.write("etc/tpm2cloud/config.toml", told)
+    assert root.look() == []
+
+
 def test_a_look_changes_nothing(root: Root) -> None:
     def state() -> list[tuple[Path, float]]:
         return sorted((path, path.lstat().st_mtime) for path in root.path.rglob("*"))

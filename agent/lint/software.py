@@ -16,9 +16,9 @@ STATUS = "/var/lib/dpkg/status"
 OUR_PACKAGES = r"tpm2cloud|aziot-.*|iotedge|moby-.*|tpm2-abrmd|tpm-udev|libtpm2-pkcs11-1"
 # What it is known by, its package.
 ALWAYS = {
-    "/usr/bin/iotedge": "aziot-edge",
     "/usr/lib/udev/rules.d/60-tpm-udev.rules": "tpm-udev",
 }
+FOR_EDGE = {"/usr/bin/iotedge": "aziot-edge"}
 FOR_DEVICE = {"/usr/lib/*/libtss2-tcti-device.so.0": "libtss2-tcti-device0"}
 FOR_X509 = {
     "/usr/lib/systemd/system/tpm2-abrmd.service": "tpm2-abrmd",
@@ -29,6 +29,8 @@ FOR_X509 = {
 
 def packages(image: Image, conf: Config | None) -> Iterator[Finding]:
     wanted = dict(ALWAYS)
+    if conf is None or conf.for_edge:
+        wanted |= FOR_EDGE
     if conf is None or conf.tpm.tcti.startswith("device"):
         wanted |= FOR_DEVICE
     if conf is None or conf.dps.attestation == "x509":

@@ -80,13 +80,17 @@ def companion(image: Image, _: Config | None) -> Iterator[Finding]:
 
 def resource_manager(image: Image, conf: Config | None) -> Iterator[Finding]:
     """aziot-keyd's way to the TPM."""
+    if conf and (conf.dps.attestation == "tpm" or not conf.for_edge):
+        return
     path = unitfiles.fragment(image, "tpm2-abrmd.service")
-    if path and unitfiles.masked(image, path) and not (conf and conf.dps.attestation == "tpm"):
+    if path and unitfiles.masked(image, path):
         yield rules.UNIT_MASKED.at(image, path, "it is masked, but aziot-keyd needs it")
 
 
 def aziot(image: Image, conf: Config | None) -> Iterator[Finding]:
     """`iotedge config apply` starts them once; at later boots they must come by themselves."""
+    if conf and not conf.for_edge:
+        return
     by_ek = conf is not None and conf.dps.attestation == "tpm"
     for unit in [*SOCKETS, *([TPMD] if by_ek else []), "aziot-edged.service"]:
         path = unitfiles.fragment(image, unit)
