@@ -26,13 +26,14 @@ from tests.conftest import Tell
 from tests.lab import crash
 from tests.lab.clock import Clock
 from tests.lab.crash import Place
-from tests.lab.registering import SCENES, End, Scene, Stage, later
+from tests.lab.registered import End
+from tests.lab.registering import SCENES, Scene, Stage, later
 from tests.lab.world import World
 
 WORKERS = 4  # most of a run is waiting: for DPS, and for the hub
 ENDS = (0, 3)
-EVERY = {"first-tpm": 3, "moved": 1, "rotated": 3, "first-x509": 3, "renewal": 4}
-LOGIN = [0.0, 0.02, 0.05, 0.1]
+EVERY = {"first-tpm": 20, "moved": 4, "rotated": 20, "first-x509": 24, "renewal": 20}
+LOGIN = [0.0, 0.05]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Actor:
             before, command = stage.asked(), stage.command(scene.command)
             if traced:
                 places = crash.places(device, self._trace, command, ENDS)
-            end = stage.recovers(scene, stage.consistent(scene, signs=True))
+            end = stage.recovers(scene, stage.consistent(old_works=scene.old_works, signs=True))
             self.well = Played(places, end, stage.asked() - before)
 
     def survives(self, scene: Scene, at: Place | Login, *, power: bool) -> bool:
@@ -81,7 +82,7 @@ class Actor:
             if power:
                 device.power_cut()
                 device.power_on()
-            kept = stage.consistent(scene, signs=power)
+            kept = stage.consistent(old_works=scene.old_works, signs=power)
             found = vars(stage.recovers(scene, kept))
             for name, value in vars(self.well.end).items():
                 assert found[name] == value, name
@@ -160,7 +161,8 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
         other = stack.enter_context(world.another_hub())
         world.dps.behave(polls=0, retry_after=0)
         names = [f"device-{n}" for n in range(WORKERS)]
-        stages = [Stage(world, other, base / name, name) for name in names]
+        made = [Stage(world, other, base / name, name) for name in names]
+        stages = [stack.enter_context(stage) for stage in made]
         yield Cast([Actor(stage, base / f"{stage.name}.trace") for stage in stages], world)
 
 

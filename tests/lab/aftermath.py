@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,12 +68,15 @@ def main(config: str) -> list[dict[str, Any]]:
     return [*runs, verb(cli.main, "--config", config, "status")]
 
 
-def these(config: str, commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """One after the other."""
+def serve(config: str) -> None:
+    """Each line of stdin is a JSON list of commands, run one after the other; each gives a line."""
     from agent import cli, dps, http, hub, plan, telemetry  # noqa: F401
     from agent.health import run as _  # noqa: F401
 
-    return [verb(cli.main, "--config", config, *command) for command in commands]
+    for line in sys.stdin:
+        done = [verb(cli.main, "--config", config, *command) for command in json.loads(line)]
+        sys.stdout.write(f"{json.dumps(done)}\n")
+        sys.stdout.flush()
 
 
 def verb(program: Any, *arguments: str) -> dict[str, Any]:
@@ -96,5 +98,7 @@ def _content(file: int) -> str:
 
 
 if __name__ == "__main__":
-    done = these(sys.argv[1], json.loads(sys.argv[2])) if sys.argv[2:] else main(sys.argv[1])
-    sys.stdout.write(json.dumps(done))
+    if sys.argv[2:] == ["serve"]:
+        serve(sys.argv[1])
+    else:
+        sys.stdout.write(json.dumps(main(sys.argv[1])))
