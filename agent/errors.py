@@ -964,6 +964,13 @@ class HubNotReached(Later):
     )
 
 
+class Stopped(Later):
+    """The agent was told to stop while it waited."""
+
+    code = "stopped"
+    remedy = "Nothing to do: it goes on when it is started again"
+
+
 class TelemetryUnfinished(Later):
     """Messages are left that the IoT hub has not acknowledged."""
 
@@ -1228,6 +1235,16 @@ class DpsGarbled(DpsRefused):
 
     code = "dps-garbled"
     remedy = "Is {host} a DPS, and is nothing in between that rewrites replies?"
+
+
+class DpsDeviceName(DpsRefused):
+    """DPS gives this device a name by which no messages can be sent over MQTT."""
+
+    code = "dps-device-name"
+    remedy = (
+        "Have the enrolment at {host}, or its custom allocation, name '{registration_id}' without "
+        "+ and #, which are wildcards in MQTT"
+    )
 
 
 class CaptivePortal(DpsRefused):

@@ -8,11 +8,12 @@ the hub key and the assignment before stay as they were.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent import inputs, journal, store, x509
+from agent import inputs, journal, store, turn, x509
 from agent.config import Config, Hub
 from agent.ek import DPS_EK
 from agent.errors import AgentError, DpsNoKey, HandleOccupied, HubRefused, KeyOfAnotherTpm
@@ -50,14 +51,23 @@ def assignment(conf: Config, tpm: Tpm, state: State, who: Who, *, anew: bool = F
     return Step("registration", done, apply)
 
 
-def register_again(conf: Config, tpm: Tpm, state: State, who: Who) -> Assignment:
+def register_again(
+    conf: Config,
+    tpm: Tpm,
+    state: State,
+    who: Who,
+    *,
+    rest: Callable[[float], object] = time.sleep,
+    near: float = turn.NEAR,
+) -> Assignment:
     """For who was refused by the hub (401, 403, 404): its key was changed, or the device was moved
     to another hub, disabled or deleted. The caller holds the lock of the state directory.
 
     Raises DpsWaits while it is too early to ask, and what DPS and the hub answer; what is kept is
-    as before, then.
+    as before, then. `rest`: how it is waited; it may raise. `near`: seconds; a turn that is further
+    off is not waited for here.
     """
-    return Registration(conf, tpm, state, who).register()
+    return Registration(conf, tpm, state, who, rest, near).register()
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,8 @@ class Registration:
     tpm: Tpm
     state: State
     who: Who
+    rest: Callable[[float], object] = time.sleep
+    near: float = turn.NEAR
 
     def done(self) -> str | None:
         kept, wanted = assigned.load(self.state), self._wanted()
@@ -93,7 +105,7 @@ class Registration:
         if self._by_tpm:
             _is_left_to_us(self.tpm)
         before, wanted = assigned.load(self.state).proven, self._wanted()
-        with in_turn(self.conf, self.state, self.who()):
+        with in_turn(self.conf, self.state, self.who(), rest=self.rest, near=self.near):
             kept = Kept(before, self._assigned(before, wanted))
             assigned.keep(self.state, kept)
             try:
@@ -160,6 +172,7 @@ class Registration:
             self.who(),
             api_version=conf.api_version,
             payload=inputs.payload(self.conf),
+            rest=self.rest,
         )
 
     def _imported(self, challenge: bytes) -> Key:

@@ -13,6 +13,7 @@ from agent.errors import (
     Later,
     Refused,
     ServerBusy,
+    Stopped,
     TimedOut,
     TlsDates,
     Unreachable,
@@ -25,11 +26,16 @@ from agent.turn import Turn
 
 @contextmanager
 def in_turn(
-    conf: Config, state: State, who: str, *, rest: Callable[[float], object] = time.sleep
+    conf: Config,
+    state: State,
+    who: str,
+    *,
+    rest: Callable[[float], object] = time.sleep,
+    near: float = turn.NEAR,
 ) -> Iterator[None]:
-    """When it is this device's turn; until then DpsWaits is raised, or, for the last 90 seconds, it
-    is waited here, by `rest`. What is raised within makes a pause, if it came of an answer."""
-    _wait(conf, state, who, rest)
+    """When it is this device's turn; until then DpsWaits is raised, or, the last `near` seconds,
+    it is waited here, by `rest`. What is raised within makes a pause, if it came of an answer."""
+    _wait(conf, state, who, rest, near)
     asked = traffic()
     try:
         yield
@@ -45,13 +51,15 @@ def window(conf: Config) -> float:
     return turn.window(conf.dps.fleet, turn.REQUESTS[conf.dps.attestation])
 
 
-def _wait(conf: Config, state: State, who: str, rest: Callable[[float], object]) -> None:
+def _wait(
+    conf: Config, state: State, who: str, rest: Callable[[float], object], near: float
+) -> None:
     now, wall, before = moment(), datetime.now(UTC), _read(state)
     ours = turn.arrived(before, now)
     if ours != before:
         _write(state, ours)
     left = turn.left(ours, who, window(conf), now, wall)
-    if left > turn.NEAR:
+    if left > near:
         raise _waits(conf, state, who, ours, now, left)
     if left > 0:
         journal.tell_systemd(f"STATUS=registration: its turn is in {left:.0f} seconds")
@@ -73,7 +81,7 @@ def _heard(error: AgentError, before: Traffic) -> bool:
     right yet, is nobody."""
     if isinstance(error, TimedOut):
         return traffic() != before
-    if isinstance(error, Unreachable | TlsDates):
+    if isinstance(error, Unreachable | TlsDates | Stopped):
         return False
     return isinstance(error, Refused | ServerBusy) or traffic() != before
 
