@@ -10,6 +10,7 @@ from typing import Any
 
 from tpm2_pytss.constants import TPM2_HC
 
+from agent import pkcs11
 from agent.ek import DPS_EK
 from agent.state import State, read_json
 from agent.steps import assigned, ldevid_key, srk
@@ -135,9 +136,11 @@ class Watched:
         return End(handles, nv, self._files())
 
     def _files(self) -> dict[str, str]:
-        """But for the TPM's, and what is no secret and written over at the next registration."""
+        """But for the TPM's, and what holds no secret and is taken over by the next who needs it:
+        the new file of a writer, and the token's lock."""
         top, state = self.device.directory, State(self.device.state)
-        others = {self.device.tpm, state.turn.with_name(f".{state.turn.name}.new")}
+        turn, lock = f".{state.turn.name}.new", f"{pkcs11.DATABASE}.lock"
+        others = {self.device.tpm, state.turn.with_name(turn), self.device.pkcs11 / lock}
         return {
             str(path.relative_to(top)): oct(path.stat().st_mode)
             for path in top.rglob("*")
