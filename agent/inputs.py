@@ -83,16 +83,24 @@ def trust_files(config: Config) -> Iterator[Path]:
 
 def payload(config: Config) -> Any:
     """What DPS is told besides, JSON, or None. Raises PayloadUnusable, NoPermission."""
-    if (path := config.dps.payload) is None:
-        return None
-    data = store.read(path)
+    path = config.dps.payload
+    return payload_in(store.read(path), path) if path else None
+
+
+def payload_in(data: bytes | None, path: Path) -> Any:
+    """What that file says. `data`: its bytes, or None if there is none. Raises PayloadUnusable."""
     if data is None or len(data) > LARGEST:
         why = "there is no such file" if data is None else f"it is longer than {LARGEST} bytes"
         raise PayloadUnusable(f"cannot use '{path}' as payload: {why}", path=path)
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_no_json)
     except (ValueError, RecursionError) as e:
         raise PayloadUnusable(f"cannot use '{path}' as payload: {e}", path=path) from e
+
+
+def _no_json(word: str) -> None:
+    """Python would take it."""
+    raise ValueError(f"{word} is no JSON (RFC 8259)")
 
 
 def proxy(config: Config) -> "Proxy | None":

@@ -13,7 +13,19 @@ import pytest
 from agent import lint
 from agent.lint.rules import Rule
 from tests.lab import pki, tree
-from tests.lab.tree import BASIC, CONFIG, DROP_INS, ID, INSTALLED, KEY, PLAIN, SYSTEM, UNIT, Root
+from tests.lab.tree import (
+    BASIC,
+    CONFIG,
+    DROP_INS,
+    ID,
+    INSTALLED,
+    KEY,
+    PLAIN,
+    PROXY,
+    SYSTEM,
+    UNIT,
+    Root,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +43,68 @@ def test_an_image_as_it_should_be_has_no_findings(root: Root) -> None:
     assert root.look() == []
 
 
-@pytest.mark.parametrize("attestation", ["tpm", "x509"])
+def _for_device(root: Root, attestation: str, more: str = "", *, dps: str = "") -> None:
+    """The configuration is for a device without IoT Edge; nothing of that is in the image."""
+    for file in ("usr/bin/iotedge", f"{SYSTEM}/tpm2-abrmd.service"):
+        (root.path / file).unlink(missing_ok=True)
+    told = CONFIG.partition("[operational]")[0] + '[device]\ntarget = "device"\n' + more
+    told = told.replace("[dps]\n", f'[dps]\nattestation = "{attestation}"\n{dps}\n')
+    root.write("etc/tpm2cloud/config.toml", told)
+
+
+ATTESTATIONS = pytest.mark.parametrize("attestation", ["tpm", "x509"])
+
+
+@ATTESTATIONS
 def test_an_image_without_iot_edge_is_as_it_should_be_if_it_is_for_a_device_without(
     attestation: str, root: Root
 ) -> None:
     root.remove("usr/bin/iotedge")
     for unit in ("tpm2-abrmd.service", "aziot-certd.socket"):
         root.link(f"etc/systemd/system/{unit}", "/dev/null")
-    assert root.codes() == {"package-absent", "unit-masked"}
-    told = CONFIG.partition("[operational]")[0] + '[device]\ntarget = "device"\n'
-    told = told.replace("[dps]\n", f'[dps]\nattestation = "{attestation}"\n')
-    root.write("etc/tpm2cloud/config.toml", told)
+    root.link("etc/systemd/system/aziot-keyd.service.d/10-tpm2cloud.conf", "/dev/null")
+    assert root.codes() == {"package-absent", "unit-masked", "drop-in-absent"}
+    root.remove("usr/lib/x86_64-linux-gnu/libtss2-tcti-tabrmd.so.0")
+    root.add('[pkcs11]\nstore = "/data/pkcs11"')  # not that of a key service which is not used
+    _for_device(root, attestation)
     assert root.look() == []
+
+
+@ATTESTATIONS
+def test_what_a_device_without_iot_edge_needs_of_its_image_is_looked_for(
+    attestation: str, root: Root
+) -> None:
+    _for_device(root, attestation, PROXY, dps='payload = "/etc/tpm2cloud/site.json"')
+    assert root.codes() == {"secret-absent", "payload-unusable"}
+    root.write("etc/tpm2cloud/site.json", '{"site": NaN}')
+    root.write("etc/credstore/proxy-password", "secret", 0o600)
+    assert root.codes() == {"payload-unusable"}
+    root.write("etc/tpm2cloud/site.json", '{"site": 7}')
+    assert root.codes() == set()
+
+    bundle = "etc/ssl/certs/ca-certificates.crt"
+    root.write(bundle, "none")
+    assert root.codes() == {"trust-unreadable"}
+    root.remove(bundle)
+    assert root.codes() == {"package-absent"}
+    _for_device(root, attestation, dps='trust = "/etc/tpm2cloud/azure.pem"')
+    assert root.codes() == {"trust-unreadable"}
+    root.trust(name="azure", lasts=2000)
+    assert root.codes() == set()
+    _for_device(root, attestation, "[hub]\ntransport = 'carrier pigeon'\n")
+    assert "config-invalid" in root.codes()
+
+
+@ATTESTATIONS
+def test_the_password_of_a_proxy_is_roots_alone(attestation: str, root: Root) -> None:
+    file = "etc/tpm2cloud/proxy-password"
+    _for_device(root, attestation, f'{PROXY}password_file = "/{file}"\n')
+    root.write(file, "secret", 0o644)
+    assert root.codes() == {"secret-readable"}
+    (root.path / file).chmod(0o600)
+    assert root.codes() == set()
+    root.write("etc/tpm2cloud/config.toml", CONFIG + PROXY)  # with IoT Edge just as well
+    assert root.codes() == {"package-absent", "secret-absent"}
 
 
 def test_a_look_changes_nothing(root: Root) -> None:
@@ -147,6 +209,7 @@ PROVOKED: dict[str, Callable[[Root], object]] = {
     "config-invalid": lambda r: r.add("[tpm]\nkye = 1"),
     "config-example": lambda r: r.configure("est.contoso.test", "est.example.com"),
     "device-id-fixed": lambda r: r.add('[device]\nid = "gateway-1"'),
+    "payload-unusable": lambda r: _for_device(r, "tpm", dps='payload = "/x.json"'),
     "device-id-invalid": lambda r: r.add('[device]\nid = "{serail}"'),
     "tpm-simulated": lambda r: r.add('[tpm]\ntcti = "swtpm:path=/x"'),
     "lab-ca": _lab_ca,

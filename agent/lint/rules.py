@@ -358,6 +358,12 @@ DEVICE_ID_INVALID = Rule(
     "Edit device.id in {at}: at most 64 of A-Z a-z 0-9 . _ : - and {{serial}}, {{machine-id}}, "
     "{{mac}}, {{hash}}, {{ek}} (52 characters), {{ek-sha256}} (64)",
 )
+PAYLOAD_UNUSABLE = Rule(
+    "payload-unusable",
+    ERROR,
+    "The file that dps.payload names is missing, is no JSON, or is longer than DPS takes.",
+    "Write JSON into {at}, or take dps.payload out of the configuration",
+)
 TPM_SIMULATED = Rule(
     "tpm-simulated",
     ERROR,
@@ -380,7 +386,8 @@ USER_ABSENT = Rule(
     "user-absent",
     ERROR,
     "The user who is to own the PKCS#11 store is not in the image.",
-    "chroot {root} apt-get install --reinstall aziot-identity-service, or correct pkcs11.owner",
+    "Correct pkcs11.owner, or, for IoT Edge's own user: "
+    "chroot {root} apt-get install --reinstall aziot-identity-service",
 )
 
 # --- whom to trust -------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class Secret(NamedTuple):
 
 def needed(conf: Config) -> Iterator[Secret]:
     est, operational = conf.ldevid and conf.ldevid.est, conf.operational
+    if conf.proxy and conf.proxy.username:
+        yield Secret("proxy-password", str(conf.proxy.password_file or "") or None)
     if conf.dps.attestation == "tpm":
         return
     if est and est.auth == "basic":

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent import deviceid, schema
+from agent import deviceid, inputs, schema
 from agent.config import Config
+from agent.errors import PayloadUnusable
 from agent.lint import rules, unitfiles
 from agent.lint.image import Image
 from agent.lint.rules import Finding
@@ -40,6 +41,8 @@ def example(image: Image, conf: Config | None) -> Iterator[Finding]:
         urls["ldevid.est.url"] = conf.ldevid.est.url
     if conf.operational:
         urls["operational.url"] = conf.operational.url
+    if conf.proxy:
+        urls["proxy.url"] = conf.proxy.url
     for setting, url in urls.items():
         host = urlsplit(url or "").hostname or ""
         if re.search(r"(^|\.)(example(\.com|\.net|\.org)?|invalid)\.?$", host):  # RFC 2606
@@ -70,19 +73,37 @@ def simulator(image: Image, conf: Config | None) -> Iterator[Finding]:
 
 def store(image: Image, conf: Config | None) -> Iterator[Finding]:
     """The same directory for us and for aziot-keyd, and an owner for it."""
-    if conf is None or conf.dps.attestation == "tpm" or not image.exists("/usr/bin/iotedge"):
+    if conf is None or conf.dps.attestation == "tpm":
         return
-    values = unitfiles.settings(image, "aziot-keyd.service", "Environment")
-    found = [(m[1], path) for v, path in values if (m := re.search(STORE_OF_KEYD, v))]
-    if found and Path(found[-1][0]) != conf.pkcs11.store:
-        why = f"it says {found[-1][0]}, but pkcs11.store is {conf.pkcs11.store}"
-        yield rules.STORE_DIFFERS.at(image, found[-1][1], why, store=conf.pkcs11.store)
+    if conf.for_edge:
+        if not image.exists("/usr/bin/iotedge"):
+            return
+        yield from _store_of_keyd(image, conf)
     users = re.findall("^([^:]+):", image.text("/etc/passwd") or "", re.MULTILINE)
     if conf.token_owner not in users:
         why = f"there is no user '{conf.token_owner}', who is to own the PKCS#11 store"
         yield rules.USER_ABSENT.at(image, "/etc/passwd", why)
 
 
+def _store_of_keyd(image: Image, conf: Config) -> Iterator[Finding]:
+    values = unitfiles.settings(image, "aziot-keyd.service", "Environment")
+    found = [(m[1], path) for v, path in values if (m := re.search(STORE_OF_KEYD, v))]
+    if found and Path(found[-1][0]) != conf.pkcs11.store:
+        why = f"it says {found[-1][0]}, but pkcs11.store is {conf.pkcs11.store}"
+        yield rules.STORE_DIFFERS.at(image, found[-1][1], why, store=conf.pkcs11.store)
+
+
+def payload(image: Image, conf: Config | None) -> Iterator[Finding]:
+    """What DPS is told besides: as a device will read it."""
+    path = conf.dps.payload if conf and not conf.for_edge else None
+    if path is None:
+        return
+    try:
+        inputs.payload_in(image.data(str(path), inputs.LARGEST + 1), path)
+    except PayloadUnusable as e:
+        yield rules.PAYLOAD_UNUSABLE.at(image, str(path), str(e))
+
+
 CONFIG = "/etc/tpm2cloud/config.toml"
 STORE_OF_KEYD = r"""TPM2_PKCS11_STORE=([^\s"']+)"""
-CHECKS = (example, device_id, simulator, store)
+CHECKS = (example, device_id, simulator, store, payload)

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 
 import agent
-from agent.config import Config
+from agent.config import SYSTEM_CAS, Config
 from agent.lint import rules
 from agent.lint.image import Image
 from agent.lint.rules import Finding
@@ -20,28 +20,35 @@ ALWAYS = {
 }
 FOR_EDGE = {"/usr/bin/iotedge": "aziot-edge"}
 FOR_DEVICE = {"/usr/lib/*/libtss2-tcti-device.so.0": "libtss2-tcti-device0"}
-FOR_X509 = {
+FOR_HUB = {str(SYSTEM_CAS): "ca-certificates"}  # and for DPS
+FOR_X509 = {"/usr/lib/*/pkcs11/libtpm2_pkcs11.so": "libtpm2-pkcs11-1"}
+FOR_KEYD = {  # its way to the TPM
     "/usr/lib/systemd/system/tpm2-abrmd.service": "tpm2-abrmd",
     "/usr/lib/*/libtss2-tcti-tabrmd.so.0": "libtss2-tcti-tabrmd0",
-    "/usr/lib/*/pkcs11/libtpm2_pkcs11.so": "libtpm2-pkcs11-1",
 }
 
 
 def packages(image: Image, conf: Config | None) -> Iterator[Finding]:
-    wanted = dict(ALWAYS)
-    if conf is None or conf.for_edge:
-        wanted |= FOR_EDGE
-    if conf is None or conf.tpm.tcti.startswith("device"):
-        wanted |= FOR_DEVICE
-    if conf is None or conf.dps.attestation == "x509":
-        wanted |= FOR_X509
-    if conf is not None and conf.pkcs11.library:
-        wanted |= {str(conf.pkcs11.library): "libtpm2-pkcs11-1"}
-    for pattern, package in wanted.items():
+    for pattern, package in _wanted(conf).items():
         unmerged = pattern.removeprefix("/usr") if pattern.startswith("/usr/lib") else pattern
         if not any(map(image.exists, [*image.matching(pattern), *image.matching(unmerged)])):
             why = f"it is not there: the package {package} is needed"
             yield rules.PACKAGE_ABSENT.at(image, pattern, why, package=package)
+
+
+def _wanted(conf: Config | None) -> dict[str, str]:
+    if conf is None:
+        return ALWAYS | FOR_EDGE | FOR_DEVICE | FOR_X509 | FOR_KEYD
+    by_certificate = conf.dps.attestation == "x509"
+    return {
+        **ALWAYS,
+        **(FOR_EDGE if conf.for_edge else {}),
+        **(FOR_HUB if not conf.for_edge and conf.dps.trust == SYSTEM_CAS else {}),
+        **(FOR_DEVICE if conf.tpm.tcti.startswith("device") else {}),
+        **(FOR_X509 if by_certificate else {}),
+        **(FOR_KEYD if by_certificate and conf.for_edge else {}),
+        **({str(conf.pkcs11.library): "libtpm2-pkcs11-1"} if conf.pkcs11.library else {}),
+    }
 
 
 def dpkg(image: Image, _: Config | None) -> Iterator[Finding]:

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509 as crypto
 
 from agent import inputs, makers, x509
-from agent.config import Config
+from agent.config import SYSTEM_CAS, Config
 from agent.errors import TrustUnreadable
 from agent.lint import rules
 from agent.lint.image import Image
 from agent.lint.rules import Finding
+from agent.tls import tls_context
 
 SOON = timedelta(days=180)
 
@@ -25,6 +26,19 @@ def certificates(image: Image, path: str) -> list[crypto.Certificate]:
 def files(image: Image, conf: Config | None) -> Iterator[Finding]:
     for path in dict.fromkeys(map(str, inputs.trust_files(conf))) if conf else ():
         yield from _file(image, path)
+
+
+def system(image: Image, conf: Config | None) -> Iterator[Finding]:
+    """The system's own CAs, where DPS and the hub are believed by them: of any age, as OpenSSL
+    takes them. A package that is not there at all has a rule of its own."""
+    path = str(SYSTEM_CAS)
+    ours = conf is not None and not conf.for_edge and conf.dps.trust == SYSTEM_CAS
+    if not ours or image.data(path) is None:
+        return
+    try:
+        tls_context(image.real(path))
+    except TrustUnreadable as e:
+        yield UNREADABLE.at(image, path, str(e))
 
 
 def roots(image: Image, conf: Config | None) -> Iterator[Finding]:
@@ -91,4 +105,4 @@ def shared(image: Image, conf: Config | None) -> Iterator[Finding]:
 
 
 UNREADABLE = rules.TRUST_UNREADABLE
-CHECKS = (files, roots, shared)
+CHECKS = (files, system, roots, shared)

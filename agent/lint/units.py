@@ -101,16 +101,18 @@ def aziot(image: Image, conf: Config | None) -> Iterator[Finding]:
             yield rules.AZIOT_NOT_ENABLED.at(image, path, why, unit=unit)
 
 
-def activated(image: Image, _: Config | None) -> Iterator[Finding]:
+def activated(image: Image, conf: Config | None) -> Iterator[Finding]:
     """Presets enable what they do not name; Debian's package leaves these to their sockets."""
-    for unit in ACTIVATED:
+    for unit in ACTIVATED if conf is None or conf.for_edge else ():
         path = unitfiles.fragment(image, unit)
         if path and will_start(image, unit):
             why = f"{unit} starts by itself, before it is configured; its socket would do that"
             yield rules.AZIOT_SERVICE_ENABLED.at(image, path, why, unit=unit)
 
 
-def added(image: Image, _: Config | None) -> Iterator[Finding]:
+def added(image: Image, conf: Config | None) -> Iterator[Finding]:
+    if conf and not conf.for_edge:
+        return
     for unit in ADDED if unitfiles.fragment(image, OURS[0]) else ():
         names = {path.rpartition("/")[2] for path in unitfiles.drop_ins(image, unit)}
         if DROP_IN not in names:

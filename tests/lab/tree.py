@@ -27,6 +27,7 @@ ID = "0123456789abcdef0123456789abcdef\n"
 UNIT = "tpm2cloud-firstboot.service"
 DROP_INS = f"etc/systemd/system/{UNIT}.d"
 BASIC = 'auth = "basic"\nusername = "device"\n'
+PROXY = '[proxy]\nurl = "http://proxy.contoso.test:3128"\nusername = "device"\n'
 EMPTY = {
     "usr/bin/iotedge": 0o755,
     "usr/lib/udev/rules.d/60-tpm-udev.rules": 0o644,
@@ -119,6 +120,7 @@ def _configuration(root: Root) -> None:
     root.write("etc/tpm2cloud/config.toml", CONFIG)
     for name in ("idevid-ca", "est-ca", "operational-ca", "tpm-roots.d/maker"):
         root.write(f"etc/tpm2cloud/{name}.pem", pki.pem(root.ca.root))
+    root.write("etc/ssl/certs/ca-certificates.crt", pki.pem(root.ca.root))
 
 
 def _units(root: Root) -> None:
