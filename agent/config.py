@@ -293,8 +293,14 @@ class Config:
     def _of_edge(self) -> Problems:
         if self.hub is not None:
             yield "hub", "has no meaning with device.target = 'edge': IoT Edge talks to the hub"
+        for name in ("api_version", "trust", "payload", "fleet"):
+            if getattr(self.dps, name) != getattr(Dps, name):
+                yield f"dps.{name}", "has no meaning with device.target = 'edge': IoT Edge asks DPS"
 
     def _of_device(self) -> Problems:
+        by_tpm = self.dps.attestation == "tpm"
+        if self.hub and not by_tpm and self.hub.token_lifetime != Hub.token_lifetime:
+            yield "hub.token_lifetime", "has no meaning with dps.attestation = 'x509'"
         if self.operational is not None and self.operational.issued_by != "static":
             yield (
                 "operational.issued_by",

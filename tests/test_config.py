@@ -119,6 +119,28 @@ def test_says_what_is_wrong_where_and_in_which_file(tmp_path: Path, more: str, s
     assert str(tmp_path / "config.d/more.toml") in str(e.value)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ['payload = "/a.json"', 'trust = "/ca.pem"', 'api_version = "2031-01-01"', "fleet = 9"],
+)
+def test_what_iot_edge_would_not_be_told_is_not_passed_over(tmp_path: Path, setting: str) -> None:
+    name = setting.partition(" ")[0]
+    says = f"dps.{name}: has no meaning with device.target = 'edge': IoT Edge asks DPS"
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path, GOOD, more=f"[dps]\n{setting}")
+    alone = GOOD.partition("[operational]")[0]
+    load(tmp_path, alone, more=f'[device]\ntarget = "device"\n[dps]\n{setting}')
+
+
+def test_who_has_no_token_need_not_say_how_long_one_lasts(tmp_path: Path) -> None:
+    alone, more = GOOD.partition("[operational]")[0], '[device]\ntarget = "device"\n'
+    hub = '[hub]\ntransport = "websockets"\ntoken_lifetime = '
+    load(tmp_path, alone, more=f'{more}{hub}"1h"')
+    with pytest.raises(ConfigError, match=r"hub\.token_lifetime: has no meaning with dps\.attest"):
+        load(tmp_path, alone, more=f'{more}{hub}"2h"')
+    load(tmp_path, alone, more=f'{more}{hub}"2h"\n[dps]\nattestation = "tpm"')
+
+
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as e:
         load(tmp_path, 'bogus = 1\n[tpm]\nkey = "x"\n[ldevid.est]\n')
