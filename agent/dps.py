@@ -8,6 +8,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -83,7 +84,7 @@ class Dps:
 
             expires = int(time.time()) + TOKEN
             token = sas.token(self._resource, signed, expires, challenge.key_name)
-            login = {"Authorization": token}
+            login, self._wire = {"Authorization": token}, replace(self._wire, sent=token)
             try:
                 return self._followed(self._register({}, login), login)
             except DpsUnauthorized:

@@ -9,9 +9,10 @@ import binascii
 import datetime
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote
 
 from agent.errors import (
     AgentError,
@@ -20,6 +21,7 @@ from agent.errors import (
     DpsBadRequest,
     DpsBusy,
     DpsClock,
+    DpsDeviceName,
     DpsDisabled,
     DpsFailed,
     DpsGarbled,
@@ -40,6 +42,7 @@ SKEW = datetime.timedelta(minutes=5)  # nobody turns a token away for less
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")  # RFC 1123, 2.1
 _DEVICE = re.compile(r"[A-Za-z0-9._:%#*?!(),=@$'+-]{1,128}")
+_WILDCARD = re.compile("[+#]")  # MQTT 3.1.1, 4.7.1: in no topic that is published to
 _OPERATION = re.compile(r"[!-~]{1,256}")
 _KEY_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SIGNATURE = re.compile(r"sig(=|%3D)[^&\s]*", re.IGNORECASE)
@@ -70,11 +73,13 @@ class Challenge:
 
 @dataclass(frozen=True)
 class Wire:
-    """Who asks whom: what the messages name. All of its methods raise what they return wrong."""
+    """Who asks whom: what the messages name. All of its methods raise what they return wrong.
+    `sent`: the token that was sent with the question; no message repeats its signature."""
 
     host: str
     id_scope: str
     registration_id: str
+    sent: str = field(default="", repr=False)
 
     def document(self, reply: Reply) -> dict[str, Any]:
         """The JSON object of a reply. Raises CaptivePortal, DpsGarbled."""
@@ -105,7 +110,7 @@ class Wire:
         if _is_page(reply):
             return self._error(CaptivePortal, f"a web page comes instead ({said})")
         if 300 <= status < 400:
-            at = printable(reply.headers.get("Location", ""))
+            at = self._shown(reply.headers.get("Location", ""))
             return self._error(DpsRedirected, f"it sends us away ({said})", location=at)
         return self._no(reply, said)
 
@@ -137,8 +142,8 @@ class Wire:
         except (ValueError, RecursionError):
             found = None
         found = found if isinstance(found, dict) else {}
-        code = _text(found.get("errorCode") or reply.headers.get("x-ms-error-code"))
-        return _words(str(reply.status), found.get("message"), code, found.get("trackingId"))
+        code = self._text(found.get("errorCode") or reply.headers.get("x-ms-error-code"))
+        return self._words(str(reply.status), found.get("message"), code, found.get("trackingId"))
 
     def _busy(self, kind: type[DpsBusy] | type[DpsTrouble], why: str, reply: Reply) -> AgentError:
         seconds = retry_after(reply.headers)
@@ -167,7 +172,7 @@ class Wire:
         found = self.document(reply)
         if found.get("authenticationKey") is None:
             raise self.unauthorized(reply)
-        name = found.get("keyName", "registration")
+        name = _either(found.get("keyName"), "registration")
         if not isinstance(name, str) or not _KEY_NAME.fullmatch(name):
             raise self.garbled("it names no key")
         return Challenge(self._blob(found["authenticationKey"]), name)
@@ -182,21 +187,17 @@ class Wire:
         """None: not yet. Raises DpsFailed and its like, DpsDisabled, DpsGarbled."""
         state = found.get("registrationState")
         state = state if isinstance(state, dict) else {}
-        status = found.get("status", state.get("status"))
+        status = _either(found.get("status"), state.get("status"))
         if status in ("assigning", "unassigned"):
             return None
         if status == "assigned":
             return self._assigned(state)
-        said = _words(
-            str(status),
-            state.get("errorMessage"),
-            _text(state.get("errorCode")),
-            found.get("trackingId"),
-        )
+        code = self._text(state.get("errorCode"))
+        said = self._words(str(status), state.get("errorMessage"), code, found.get("trackingId"))
         if status in ("disabled", "blacklisted"):
             raise self._error(DpsDisabled, f"the enrolment is disabled ({said})")
         if status == "failed":
-            kind = _FAILED.get(_text(state.get("errorCode")), DpsFailed)
+            kind = _FAILED.get(code, DpsFailed)
             raise self._error(kind, f"it could not be assigned to a hub ({said})")
         raise self.garbled("its answer has no status that is known")
 
@@ -206,7 +207,10 @@ class Wire:
             raise self.garbled("the hub it assigns is no host name")
         if not isinstance(device, str) or not _DEVICE.fullmatch(device):
             raise self.garbled("the device id it assigns cannot be one")
-        whose = state.get("registrationId", self.registration_id)
+        if _WILDCARD.search(device):
+            why = f"it names this device '{device}', and a name with + or # can send no messages"
+            raise self._error(DpsDeviceName, why, device=device)
+        whose = _either(state.get("registrationId"), self.registration_id)
         if not isinstance(whose, str) or whose.lower() != self.registration_id.lower():
             raise self.garbled("its answer is about another registration")
         tpm = state.get("tpm")
@@ -214,7 +218,7 @@ class Wire:
         return Assigned(
             hub,
             device,
-            printable(sub) if isinstance(sub, str) else None,
+            self._shown(sub) if isinstance(sub, str) else None,
             None if key is None else self._blob(key),
             state.get("payload"),
         )
@@ -222,11 +226,34 @@ class Wire:
     def _blob(self, text: object) -> bytes:
         """Of what was encrypted for the TPM, which judges it itself."""
         try:
-            if not isinstance(text, str) or len(text) > CHALLENGE * 4 // 3 + 4:
-                raise ValueError(text)
+            text = "".join(text.split()) if isinstance(text, str) else ""
+            if not 0 < len(text) <= CHALLENGE * 4 // 3 + 4:
+                raise ValueError(len(text))
             return base64.b64decode(text, validate=True)
         except (ValueError, binascii.Error) as e:
             raise self.garbled("the key it sends is not base64, or too long") from e
+
+    # --- quoted ---
+
+    def _words(self, status: str, message: object, code: str, tracking: object) -> str:
+        quoted = self._shown(message) if isinstance(message, str) else ""
+        parts = [self._shown(status, 40), f"'{quoted}'" if quoted else ""]
+        parts.append(f"errorCode {code}" if code else "")
+        known = self._text(tracking)
+        parts.append(f"trackingId {known}" if known else "")
+        return ", ".join(filter(None, parts))
+
+    def _text(self, value: object) -> str:
+        """A number or a short text, as it is shown; of anything else, nothing."""
+        fine = isinstance(value, str | int) and not isinstance(value, bool)
+        return self._shown(str(value), 80) if fine else ""
+
+    def _shown(self, text: str, limit: int = 200) -> str:
+        """What a stranger sent; not the signature that we sent him, however he writes it."""
+        text = _SIGNATURE.sub("sig=...", text)
+        if ours := _SIGNATURE.search(self.sent):
+            text = _written(ours[0].partition("=")[2]).sub("...", text)
+        return printable(text, limit)
 
 
 def _is_page(reply: Reply) -> bool:
@@ -234,21 +261,13 @@ def _is_page(reply: Reply) -> bool:
     return "html" in kind or reply.body.lstrip()[:1] == b"<"
 
 
-def _text(value: object) -> str:
-    """A number or a short text, as it is shown; of anything else, nothing."""
-    fine = isinstance(value, str | int) and not isinstance(value, bool)
-    return _shown(str(value), 80) if fine else ""
+def _either(value: Any, default: Any) -> Any:
+    """A null is as good as nothing: some write what is missing so."""
+    return default if value is None else value
 
 
-def _shown(text: str, limit: int = 200) -> str:
-    """What a stranger sent; not the signature that we sent him."""
-    return printable(_SIGNATURE.sub("sig=...", text), limit)
-
-
-def _words(status: str, message: object, code: str, tracking: object) -> str:
-    quoted = _shown(message) if isinstance(message, str) else ""
-    parts = [_shown(status, 40), f"'{quoted}'" if quoted else ""]
-    parts.append(f"errorCode {code}" if code else "")
-    known = _text(tracking)
-    parts.append(f"trackingId {known}" if known else "")
-    return ", ".join(filter(None, parts))
+def _written(signature: str) -> re.Pattern[str]:
+    """Base64, percent-encoded, in all the ways that it is written."""
+    ways = {"+": r"(\+|-| |%2B|%20)", "/": r"(/|_|%2F)"}
+    plain = unquote(signature).rstrip("=")
+    return re.compile("".join(ways.get(c, c) for c in plain) + "(=|%3D)*", re.IGNORECASE)
