@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from agent import __version__, config_factory, events, journal, schema, verbs
+from agent import __version__, config_factory, events, journal, nap, schema, verbs
 from agent.errors import AgentError
 
 log = logging.getLogger(__name__)
@@ -244,6 +244,8 @@ def _main() -> int:
         return int(args.verb(args))
     except AgentError as e:
         _explain(e)
+        if args.verb is verbs.provision:
+            nap.after(e)
         return e.status
     except Exception as e:
         log.exception("a bug of tpm2cloud:")

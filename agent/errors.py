@@ -24,6 +24,7 @@ class AgentError(Exception):
     status = os.EX_SOFTWARE
     remedy = "This is a bug of tpm2cloud: please report it, with: journalctl -t tpm2cloud"
     step: str | None = None  # where in the plan it happened
+    seconds: int | None = None  # before that it is of no use to try again, if that is known
 
     def __init__(self, message: str, **fields: object) -> None:
         super().__init__(message)
@@ -874,12 +875,12 @@ class LdevidWaits(Later):
 
 
 class DpsWaits(Later):
-    """It is not this device's turn to register at DPS, or DPS refused it lately."""
+    """It is not this device's turn to register at DPS, or DPS was busy lately."""
 
     code = "dps-waits"
     remedy = (
-        "Nothing to do: it is tried again. After what DPS disliked is put right, this is sooner: "
-        "rm {path}, then: systemctl restart tpm2cloud-firstboot"
+        "Nothing to do: it is tried again. A single device need not wait for its turn in a fleet: "
+        "tpm2cloud provision --reregister"
     )
 
 

@@ -70,7 +70,7 @@ def _look(step: Step, last: dict[str, Any]) -> Seen:
 
 
 def _failed(name: str, last: dict[str, Any]) -> Seen:
-    when = f"{last.get('message')} (last tried {last.get('at')})"
+    when = f"{last.get('message')} (since {last.get('at')})"
     code = last.get("code")
     return Seen(name, _state(code), when, code, last.get("remedy"))
 

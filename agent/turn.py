@@ -16,7 +16,7 @@ over a window that is long enough for all: MARGIN times the shortest possible.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,41 +29,48 @@ REQUESTS = {"x509": 1, "tpm": 2}  # of which one registration is made: a challen
 NEAR = 90.0  # seconds that a process waits itself; for more it comes again
 FIRST, SLOW, LONGEST = 60.0, 15 * 60.0, 3600.0  # seconds of pauses; SLOW: a person is needed
 WHY = 500  # characters
+LAST = 2.0**33  # seconds; no machine is up for so long
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: its multiples are spread most evenly (Knuth)
 _NUMBER = re.compile(r"(.*?)([0-9]*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What is kept. `since`: the uptime, of the boot `boot_id`, at which the device first wanted to
-    register; `until`: that at which a pause ends, if it began in this boot; `not_before`: the same
-    by the wall clock, for the next. `failures`: in a row. `why`: what the last one said."""
+    """What is kept. `since`: the uptime, of the boot `boot_id`, at which the device began to wait
+    for its first registration; what it waited in boots before that is taken off, so it may be less
+    than 0. `seen`: the uptime at which this was looked at last. `until`: that at which a pause
+    ends; `not_before`: the same by the wall clock. `failures`: in a row. `why`: what the last one
+    said. If that was a refusal, `code` is its, and `fields` are those of its remedy."""
 
     boot_id: str = ""
     since: float = 0.0
+    seen: float = 0.0
     until: float = 0.0
     failures: int = 0
     not_before: datetime | None = None
     why: str = ""
+    code: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         kept = Backoff(self.failures, self.not_before).as_json()
         del kept["heard"]
-        more = {"boot_id": self.boot_id, "since": self.since, "until": self.until, "why": self.why}
-        return {**more, **kept}
+        return {**asdict(self), **kept}
 
     @staticmethod
     def of(kept: Mapping[str, Any]) -> "Turn":
         """What is damaged is as if never known."""
         pause = Backoff.of(kept)
         try:
-            boot_id, why = str(kept["boot_id"]), str(kept["why"])[:WHY]
-            since, until = float(kept["since"]), float(kept["until"])
-        except (KeyError, TypeError, ValueError, OverflowError):
+            boot_id, why, code = (str(kept[name]) for name in ("boot_id", "why", "code"))
+            since, seen, until = (float(kept[name]) for name in ("since", "seen", "until"))
+            fields = {str(name): str(text) for name, text in kept["fields"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             return Turn()
-        if not (0 <= since < 2**33 and 0 <= until < 2**33):  # NaN is neither
+        if not (-LAST < since < LAST and 0 <= seen < LAST and 0 <= until < LAST):  # NaN is none
             return Turn()
-        return Turn(boot_id, since, until, pause.failures, pause.not_before, why)
+        failures, not_before = pause.failures, pause.not_before
+        return Turn(boot_id, since, seen, until, failures, not_before, why[:WHY], code, fields)
 
 
 def window(fleet: int, requests: int) -> float:
@@ -79,54 +86,77 @@ def place(who: str) -> float:
     return (jitter(head.encode()) + step / 2**64) % 1.0
 
 
-def arrived(turn: Turn, now: Moment) -> Turn:
-    """It wants to register; its waiting begins with the first time in this boot."""
-    if turn.boot_id == now.boot_id and turn.since <= now.uptime:
-        return turn
-    return replace(turn, boot_id=now.boot_id, since=now.uptime, until=0.0)
-
-
-def left(turn: Turn, who: str, window: float, now: Moment, wall: datetime) -> float:
-    """Seconds until it may ask, 0 if it may. `turn`: as it `arrived`."""
-    return max(0.0, turn.since + window * place(who) - now.uptime, pause_left(turn, now, wall))
-
-
-def pause_left(turn: Turn, now: Moment, wall: datetime) -> float:
-    """Seconds of the pause after a failure. In the boot it began in nobody's clock ends it; later,
-    one that was turned back does not make it longer (agent/backoff.py)."""
-    if turn.until:
-        return max(0.0, turn.until - now.uptime)
-    until = turn.not_before
-    if until is None or not Backoff(turn.failures, until).waits(wall):
-        return 0.0
-    return (until - wall).total_seconds()
-
-
-def failed(
-    turn: Turn,
-    who: str,
-    window: float,
-    now: Moment,
-    wall: datetime,
-    *,
-    told: int | None = None,
-    slow: bool = False,
-    why: str = "",
-) -> Turn:
-    """DPS answered, but not with a hub. `told`: seconds, by Retry-After. `slow`: it will say the
-    same until a person does something. All that failed together come back as spread as they would
-    after a power cut."""
-    failures = turn.failures + 1
-    doubled = min(FIRST * 2 ** min(failures - 1, 10), LONGEST)
-    least = max(doubled, SLOW if slow else 0.0, float(told or 0))
-    own = jitter(f"{who}\n{failures}".encode())
-    pause = min(least + own * max(least / 2, window), CREDIBLE.total_seconds())
-    until = wall.astimezone(UTC) + timedelta(seconds=pause)
+def arrived(turn: Turn, window: float, now: Moment, wall: datetime) -> Turn:
+    """It wants to register. While it is off, time stands still: it has waited as long, and its
+    pause has as much left, as when it was last seen in the boot before. So a fleet that is switched
+    off as one comes back as spread as it was; and who is never on for long comes to its turn, too.
+    """
+    if turn.boot_id == now.boot_id and turn.seen <= now.uptime:
+        return replace(turn, seen=now.uptime)
+    if not turn.boot_id:
+        return replace(turn, boot_id=now.boot_id, since=now.uptime, seen=now.uptime)
+    rest = _rest(turn, window, wall)
     return replace(
         turn,
         boot_id=now.boot_id,
+        since=now.uptime - max(0.0, turn.seen - turn.since),
+        seen=now.uptime,
+        until=now.uptime + rest if rest else 0.0,
+    )
+
+
+def _rest(turn: Turn, window: float, wall: datetime) -> float:
+    """Seconds that are left of a pause, in another boot. Of a fleet so small that it cannot be too
+    many, the wall clock may end it; one that was turned back does not make it longer."""
+    rest = max(0.0, turn.until - turn.seen)
+    if window <= NEAR and turn.not_before is not None:
+        return min(rest, max(0.0, (turn.not_before - wall).total_seconds()))
+    return rest
+
+
+def left(turn: Turn, who: str, window: float, now: Moment) -> float:
+    """Seconds until it may ask, 0 if it may. `turn`: as it `arrived`. `window`: 0 for a device that
+    is in no herd. A pause after a failure is as spread as the turns are, and comes in their place.
+    """
+    if turn.failures:
+        return pause_left(turn, now)
+    return max(0.0, turn.since + window * place(who) - now.uptime)
+
+
+def pause_left(turn: Turn, now: Moment) -> float:
+    """Seconds of the pause after a failure; nobody's clock ends it."""
+    return max(0.0, turn.until - now.uptime)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """DPS answered, but not with a hub. `told`: seconds, by Retry-After. `code`, `fields`: of a
+    refusal. `slow`: it will be said again until a person does something."""
+
+    why: str = ""
+    told: int | None = None
+    code: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
+
+
+def failed(
+    turn: Turn, failure: Failure, who: str, window: float, now: Moment, wall: datetime
+) -> Turn:
+    """All that failed together come back as spread as they would after a power cut. `turn`: as it
+    `arrived`."""
+    failures = turn.failures + 1
+    doubled = min(FIRST * 2 ** min(failures - 1, 10), LONGEST)
+    least = max(doubled, SLOW if failure.slow else 0.0, float(failure.told or 0))
+    own = jitter(f"{who}\n{failures}".encode())
+    pause = min(least + own * max(least / 2, window), CREDIBLE.total_seconds())
+    return replace(
+        turn,
+        seen=now.uptime,
         until=now.uptime + pause,
         failures=failures,
-        not_before=until,
-        why=why[:WHY],
+        not_before=wall.astimezone(UTC) + timedelta(seconds=pause),
+        why=failure.why[:WHY],
+        code=failure.code,
+        fields=failure.fields,
     )

@@ -26,7 +26,7 @@ from agent.errors import (
     SecretUnreadable,
     TelemetryElsewhere,
 )
-from agent.state import State, write_json
+from agent.state import State, read_json, write_json
 
 if TYPE_CHECKING:
     from agent.steps import Step
@@ -52,6 +52,8 @@ def provision(args: argparse.Namespace) -> int:
         return _dry_run(conf, state, anew=args.reregister)
     with store.lock(state.directory), _remembered(state):
         inputs.check(conf)
+        if args.reregister:
+            _wish(state)
         with _tpm(conf.tpm.tcti, state.loaded) as tpm:
             plan.run(plan.plan(conf, tpm, state, anew=args.reregister))
     journal.tell_systemd("STATUS=provisioned")
@@ -61,6 +63,12 @@ def provision(args: argparse.Namespace) -> int:
         log.info("This device is provisioned (%s s).", seconds, extra=about)
         journal.sync()
     return 0
+
+
+def _wish(state: State) -> None:
+    from agent.steps import assigned
+
+    assigned.wish(state)
 
 
 def _dry_run(conf: config.Config, state: State, *, anew: bool) -> int:
@@ -274,14 +282,16 @@ def _auths_if_permitted() -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def _remembered(state: State) -> Iterator[None]:
-    """Why a run stopped is kept for `status`, until one does not."""
+    """Why a run stopped is kept for `status`, until one does not; and since when, where the same
+    comes again and again."""
     try:
         yield
     except AgentError as e:
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        told = {"step": e.step, "code": e.code, "message": str(e), "remedy": e.remedy, "at": at}
+        told = {"step": e.step, "code": e.code, "message": str(e), "remedy": e.remedy}
         try:
-            write_json(state.failure, told, mode=0o644)
+            if {**(read_json(state.failure) or {}), "at": None} != {**told, "at": None}:
+                write_json(state.failure, {**told, "at": at}, mode=0o644)
         except AgentError as unwritten:
             about = journal.about(events.FAILURE_NOT_KEPT, **unwritten.fields)
             log.warning("%s, ignoring: status will not know of this", unwritten, extra=about)

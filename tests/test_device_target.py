@@ -106,10 +106,12 @@ def test_by_tpm_from_a_virgin_chip_to_a_hub_that_lets_it_in_and_no_question_afte
     assert "registration  failed   cannot register 'virgin'" in status.stdout
     assert "[dps-not-enrolled]" in status.stdout
     device.enrol()
-    said = stopped(device, 75, "dps-waits")  # as it says: after a pause, or
-    State(device.state).turn.unlink()
+    said = stopped(device, 76, "dps-not-enrolled")  # after a pause, says it,
+    assert "or at once by: tpm2cloud provision --reregister" in said
+    assert device.agent("status").returncode == 4
+    assert asked(device) == ["challenge"]
 
-    assert provisioned(device) == [*BY_TPM[:-1], "registration!"]
+    assert provisioned(device, "--reregister") == [*BY_TPM[:-1], "registration!"]
     assert asked(device) == ["challenge", *ONCE]
     assert logins(device) == [("token", True)]
     now = assignment(device)

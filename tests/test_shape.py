@@ -42,6 +42,7 @@ ALLOWED = {
     "dps": {"errors", "dps_wire", "http", "sas"},
     "dps_wire": {"errors", "http"},
     "turn": {"backoff", "moment"},
+    "nap": {"errors", "journal", "moment"},
     "est_wire": {"errors"},
     "est": {"errors", "est_wire", "http"},
     "est_tpm": {"errors", "est", "est_wire", "http"},

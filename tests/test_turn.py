@@ -1,26 +1,32 @@
 """Each device of a fleet asks DPS in its turn, and not again at once when DPS said no."""
 
 import random
+import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent import turn
+from agent import nap, turn
 from agent.config import Config, Dps
 from agent.errors import (
     AgentError,
+    ClockImplausible,
     DpsBusy,
+    DpsClock,
     DpsNotEnrolled,
     DpsWaits,
+    ProxyLogin,
+    ProxyRefused,
     TimedOut,
     TlsDates,
     Unreachable,
 )
 from agent.moment import Moment, moment
 from agent.state import State, read_json, write_json
-from agent.steps.turns import in_turn
-from agent.turn import Turn
+from agent.steps.turns import Asking, in_turn
+from agent.turn import Failure, Turn
 from tests.lab.fleet import by_chance, fullest, serial_numbers
 
 WHO = "device-17"
@@ -72,49 +78,103 @@ def test_the_window_is_as_long_as_dps_needs_for_all() -> None:
 # --- waiting ---
 
 
-def test_it_is_waited_from_when_it_first_wanted_to_register_in_this_boot() -> None:
-    ours = turn.arrived(Turn(), NOW)
-    wait = turn.left(ours, WHO, 3600, NOW, NOON)
+def arrived(ours: Turn, now: Moment = NOW, wall: datetime = NOON, *, window: float = 0) -> Turn:
+    return turn.arrived(ours, window, now, wall)
+
+
+def failed(window: float = 0, **failure: Any) -> Turn:
+    ours = arrived(Turn(), window=window)
+    return turn.failed(ours, Failure(**failure), WHO, window, NOW, NOON)
+
+
+def boot(uptime: float, name: str = "next boot") -> Moment:
+    return Moment(name, uptime)
+
+
+def test_it_is_waited_from_when_it_first_wanted_to_register() -> None:
+    ours = arrived(Turn())
+    wait = turn.left(ours, WHO, 3600, NOW)
     assert wait == 3600 * turn.place(WHO)
-    again = turn.arrived(ours, later(30))
+    again = arrived(ours, later(30))
+    assert again.since == ours.since
+    assert turn.left(again, WHO, 3600, later(30)) == pytest.approx(wait - 30)
+    assert turn.left(again, WHO, 3600, later(3600)) == 0
+
+
+def test_what_was_waited_in_boots_before_counts_and_the_time_off_does_not() -> None:
+    wait = 7200 * turn.place(WHO)
+    ours = arrived(arrived(Turn()), later(600))  # was seen, and is switched off after that
+    for name, wall in (("next", NOON + DAY), ("the one after", NOON - 400 * DAY)):
+        ours = arrived(ours, boot(40, name), wall)
+    assert turn.left(ours, WHO, 7200, boot(40)) == pytest.approx(wait - 600)
+    again = Turn.of(ours.as_json())  # on disk
     assert again == ours
-    assert turn.left(again, WHO, 3600, later(30), NOON) == pytest.approx(wait - 30)
-    assert turn.left(again, WHO, 3600, later(3600), NOON) == 0
 
 
-def test_the_power_returns_for_all_so_another_boot_waits_anew() -> None:
-    ours = turn.arrived(turn.arrived(Turn(), NOW), Moment("next boot", 40.0))
-    assert turn.left(ours, WHO, 3600, Moment("next boot", 40.0), NOON) == 3600 * turn.place(WHO)
+@pytest.mark.parametrize("minutes", [2, 5, 30, 120])
+def test_a_device_that_is_never_on_for_long_comes_to_its_turn_as_soon_as_others(
+    minutes: int,
+) -> None:
+    """Its runs are as far apart as a service waits. Of what comes after the last run of a boot
+    nobody knows, and of the shortest boots that is most."""
+    window, ours, on = turn.window(100_000, 2), Turn(), 0.0
+    wait = window * turn.place(WHO)
+    for number in range(10_000):
+        uptime, left = 30.0, 0.0
+        while uptime < minutes * 60:
+            ours = arrived(ours, boot(uptime, str(number)), window=window)
+            if (left := turn.left(ours, WHO, window, boot(uptime, str(number)))) <= turn.NEAR:
+                break
+            uptime += nap.length(left, uptime) + 30  # RestartSec= of the unit
+        else:
+            on += minutes * 60
+            continue
+        break
+    assert left <= turn.NEAR
+    assert on + uptime <= 5 * wait + 600
+
+
+def test_who_is_in_no_herd_waits_for_no_turn_but_for_a_pause() -> None:
+    assert turn.left(arrived(Turn()), WHO, 0, NOW) == 0
+    assert turn.left(failed(), WHO, 0, NOW) >= 60
 
 
 @pytest.mark.parametrize("jump", [-400 * DAY, -DAY, DAY, 400 * DAY])
 def test_a_clock_that_is_set_changes_nothing_within_a_boot(jump: timedelta) -> None:
-    ours = turn.failed(turn.arrived(Turn(), NOW), WHO, 0, NOW, NOON, told=600)
-    assert 540 <= turn.left(ours, WHO, 0, later(60), NOON + jump) <= 840
-    assert turn.left(ours, WHO, 0, later(1000), NOON + jump) == 0
+    ours = failed(told=600)
+    assert 540 <= turn.pause_left(arrived(ours, later(60), NOON + jump), later(60)) <= 840
+    assert turn.pause_left(ours, later(1000)) == 0
 
 
-def test_a_pause_lasts_over_a_restart_by_the_wall_clock() -> None:
-    ours = turn.failed(turn.arrived(Turn(), NOW), WHO, 0, NOW, NOON, told=600)
-    boot = Moment("next boot", 20.0)
-    ours = turn.arrived(Turn.of(ours.as_json()), boot)
-    assert turn.left(ours, WHO, 0, boot, NOON + timedelta(seconds=100)) >= 500
-    assert turn.left(ours, WHO, 0, boot, NOON + timedelta(seconds=1000)) == 0
+@pytest.mark.parametrize(
+    ("off", "left"),
+    [(timedelta(seconds=100), 500), (timedelta(seconds=1000), 0), (-400 * DAY, 600)],
+)
+def test_the_pause_of_a_small_fleet_goes_on_while_a_device_is_off(
+    off: timedelta, left: float
+) -> None:
+    """A clock that was turned back does not make it longer."""
+    ours = arrived(Turn.of(failed(told=600).as_json()), boot(20), NOON + off)
+    assert left <= turn.pause_left(ours, boot(20)) <= 1.5 * left
 
 
-def test_a_clock_that_was_turned_back_does_not_make_a_pause_last_for_years() -> None:
-    ours = turn.failed(turn.arrived(Turn(), NOW), WHO, 0, NOW, NOON, told=600)
-    boot = Moment("next boot", 20.0)
-    ours = turn.arrived(ours, boot)
-    assert turn.left(ours, WHO, 0, boot, NOON - 400 * DAY) == 0
+def test_a_large_fleet_that_was_off_for_hours_comes_back_as_spread_as_it_was() -> None:
+    """Refused as one, then switched off as one for longer than any pause lasts."""
+    window, waits = 6000.0, []
+    for who in serial_numbers(1000):
+        ours = arrived(Turn(), window=window)
+        ours = turn.failed(ours, Failure(slow=True), who, window, NOW, NOON)
+        ours = arrived(ours, boot(20), NOON + DAY, window=window)
+        waits.append(turn.left(ours, who, window, boot(20)))
+    assert fullest(sorted(waits), window / 10) < 160
 
 
 # --- pauses ---
 
 
-def pause(failures: int, **more: object) -> float:
-    ours = turn.arrived(Turn(failures=failures), NOW)
-    return turn.left(turn.failed(ours, WHO, 0, NOW, NOON, **more), WHO, 0, NOW, NOON)  # type: ignore[arg-type]
+def pause(failures: int, **failure: Any) -> float:
+    ours = turn.failed(Turn(failures=failures), Failure(**failure), WHO, 0, NOW, NOON)
+    return turn.left(ours, WHO, 0, NOW)
 
 
 def test_pauses_double_from_a_minute_to_an_hour_and_no_two_devices_keep_the_same() -> None:
@@ -135,13 +195,16 @@ def test_dps_is_taken_at_its_word_but_not_for_ever() -> None:
 
 def test_a_fleet_that_failed_as_one_comes_back_as_spread_as_after_a_power_cut() -> None:
     window = 6000.0
-    ours = turn.arrived(Turn(), Moment(NOW.boot_id, 0))
+    ours = arrived(Turn(), Moment(NOW.boot_id, 0))
     waits = [
-        turn.pause_left(turn.failed(ours, who, window, NOW, NOON), NOW, NOON)
+        turn.pause_left(turn.failed(ours, Failure(), who, window, NOW, NOON), NOW)
         for who in serial_numbers(1000)
     ]
     assert fullest(sorted(waits), window / 10) < 160
     assert max(waits) > 0.9 * window
+
+
+KEPT = Turn("x", why="no").as_json()
 
 
 @pytest.mark.parametrize(
@@ -149,11 +212,13 @@ def test_a_fleet_that_failed_as_one_comes_back_as_spread_as_after_a_power_cut() 
     [
         {},
         {"boot_id": "x"},
-        {"boot_id": "x", "since": "soon", "until": 0, "why": ""},
-        {"boot_id": "x", "since": float("nan"), "until": 0, "why": ""},
-        {"boot_id": "x", "since": -1, "until": 0, "why": ""},
-        {"boot_id": "x", "since": 0, "until": 1e300, "why": ""},
-        {"boot_id": [], "since": None, "until": {}, "why": 7},
+        {**KEPT, "since": "soon"},
+        {**KEPT, "since": float("nan")},
+        {**KEPT, "since": -1e300},
+        {**KEPT, "seen": -1},
+        {**KEPT, "until": 1e300},
+        {**KEPT, "fields": 7},
+        {**KEPT, "boot_id": [], "since": None, "until": {}},
     ],
 )
 def test_what_is_damaged_is_as_if_never_known(kept: dict[str, object]) -> None:
@@ -173,15 +238,23 @@ def conf(fleet: int = 1) -> Config:
 
 
 def attempt(
-    state: State, error: AgentError | None = None, *, fleet: int = 1
+    state: State, error: AgentError | None = None, *, fleet: int = 1, **asking: Any
 ) -> tuple[list[float], bool]:
     """What was waited for, and whether it then came to ask."""
     rests, asked = list[float](), False
-    with in_turn(conf(fleet), state, WHO, rest=rests.append):
+    with in_turn(conf(fleet), state, Asking(WHO, rest=rests.append, **asking)):
         asked = True
         if error:
             raise error
     return rests, asked
+
+
+def refused() -> DpsNotEnrolled:
+    return DpsNotEnrolled("cannot register: unknown", host="h", registration_id=WHO, id_scope="0ne")
+
+
+def paused(state: State) -> float:
+    return turn.pause_left(Turn.of(read_json(state.turn) or {}), moment())
 
 
 def test_a_device_of_a_small_fleet_waits_a_moment_and_asks(state: State) -> None:
@@ -197,32 +270,60 @@ def test_a_device_of_a_large_fleet_comes_again_until_its_turn_is_near(state: Sta
     assert caught.value.seconds is not None
     assert abs(caught.value.seconds - wait) < 60
     now = moment()
-    write_json(state.turn, Turn(now.boot_id, max(0.0, now.uptime - wait + 30)).as_json())
-    if now.uptime > wait:  # this machine has been up for so long
-        assert attempt(state, fleet=1_000_000)[1]
+    write_json(state.turn, Turn(now.boot_id, now.uptime - wait + 30, seen=now.uptime).as_json())
+    rests, asked = attempt(state, fleet=1_000_000)
+    assert asked
+    assert all(rest <= 30 for rest in rests)
 
 
-def test_after_a_refusal_dps_is_left_alone_and_the_reason_is_not_forgotten(state: State) -> None:
-    refusal = DpsNotEnrolled(
-        "cannot register: unknown", host="h", registration_id=WHO, id_scope="s"
-    )
-    with pytest.raises(DpsNotEnrolled):
-        attempt(state, refusal)
-    with pytest.raises(DpsWaits, match=r"lately, cannot register: unknown \[dps-not-enr") as caught:
+@pytest.mark.parametrize("how", [{"herd": False}, {"person": True}])
+def test_who_has_a_hub_and_who_is_asked_by_a_person_waits_for_no_turn(
+    state: State, how: dict[str, Any]
+) -> None:
+    assert attempt(state, fleet=1_000_000, **how) == ([], True)
+
+
+def test_after_a_refusal_dps_is_left_alone_and_it_is_told_as_what_it_is(state: State) -> None:
+    with pytest.raises(DpsNotEnrolled) as first:
+        attempt(state, refused())
+    with pytest.raises(
+        DpsNotEnrolled, match=r"unknown; DPS is asked again from .*Z on, or at"
+    ) as e:
         attempt(state)
-    assert caught.value.seconds is not None
-    assert 14 * 60 < caught.value.seconds < 24 * 60
-    state.turn.unlink()  # as the remedy says
-    assert attempt(state)[1]
+    assert (e.value.status, e.value.remedy) == (76, first.value.remedy)
+    assert "--reregister" in str(e.value)
+    for error in (first.value, e.value):
+        assert error.seconds is not None
+        assert 14 * 60 < error.seconds < 24 * 60
+    assert stat.S_IMODE(state.turn.stat().st_mode) == 0o600  # a server's words are in it
 
 
-def test_retry_after_is_kept_over_processes(state: State) -> None:
+def test_a_person_who_has_put_it_right_is_not_held_up_by_a_refusal(state: State) -> None:
+    with pytest.raises(DpsNotEnrolled):
+        attempt(state, refused(), fleet=1_000_000, herd=False)
+    with pytest.raises(DpsNotEnrolled):
+        attempt(state, fleet=1_000_000, herd=False)
+    assert attempt(state, fleet=1_000_000, person=True)[1]
+
+
+def test_what_dps_said_of_when_to_come_back_counts_for_a_person_too(state: State) -> None:
     with pytest.raises(DpsBusy):
         attempt(state, DpsBusy("cannot register: 429", seconds=7200, host="h"))
-    with pytest.raises(DpsWaits) as caught:
-        attempt(state)
-    assert caught.value.seconds is not None
-    assert caught.value.seconds > 7100
+    for person in (False, True):
+        with pytest.raises(DpsWaits, match="lately, cannot register: 429") as caught:
+            attempt(state, person=person)
+        assert caught.value.seconds is not None
+        assert caught.value.seconds > 7100
+
+
+def test_a_refusal_that_nobody_knows_any_more_is_waited_for_all_the_same(state: State) -> None:
+    with pytest.raises(DpsNotEnrolled):
+        attempt(state, refused())
+    changes: list[dict[str, Any]] = [{"code": "of-old"}, {"fields": {}}]
+    for change in changes:
+        write_json(state.turn, {**(read_json(state.turn) or {}), **change})
+        with pytest.raises(DpsWaits, match="lately, cannot register: unknown"):
+            attempt(state)
 
 
 @pytest.mark.parametrize(
@@ -231,15 +332,53 @@ def test_retry_after_is_kept_over_processes(state: State) -> None:
         Unreachable("cannot reach it", host="h"),
         TimedOut("nothing came", host="h"),
         TlsDates("the clock", host="h"),
+        DpsClock("the clock"),
+        ClockImplausible("the clock"),
     ],
 )
-def test_whom_nobody_heard_tries_on(state: State, error: AgentError) -> None:
+def test_whom_nobody_heard_or_whose_clock_is_wrong_tries_on(
+    state: State, error: AgentError
+) -> None:
     with pytest.raises(type(error)):
         attempt(state, error)
     assert attempt(state)[1]
 
 
-def test_a_success_ends_it_and_the_next_registration_has_a_turn_again(state: State) -> None:
+@pytest.mark.parametrize("kind", [ProxyLogin, ProxyRefused])
+def test_a_proxy_that_says_no_is_not_asked_every_30_seconds(
+    state: State, kind: type[ProxyRefused]
+) -> None:
+    """Or it locks the account; but nobody else of the fleet is in its way."""
+    for least in (60, 120, 240):
+        with pytest.raises(kind):
+            attempt(state, kind("no", proxy="p", host="h"), fleet=1_000_000, person=True)
+        assert least - 5 <= paused(state) <= 1.5 * least
+        with pytest.raises(kind, match="no; DPS is asked again") as caught:
+            attempt(state, fleet=1_000_000)
+        assert caught.value.status == 75
+
+
+def test_a_success_ends_it(state: State) -> None:
     write_json(state.turn, Turn(moment().boot_id, 0.0, failures=7, why="old").as_json())
     attempt(state)
     assert Turn.of(read_json(state.turn) or {}) == Turn()
+
+
+# --- a service waits before it ends ---
+
+
+@pytest.mark.parametrize(
+    ("seconds", "uptime", "wait"),
+    [
+        (None, 1e6, 0),
+        (60, 1e6, 0),
+        (300, 1e6, 240),
+        (86400, 1e6, 600),
+        (86400, 300, 150),
+        (86400, 50, 0),
+    ],
+)
+def test_it_waits_if_it_is_worth_it_and_not_longer_than_half_of_what_it_has_been_up(
+    seconds: float | None, uptime: float, wait: float
+) -> None:
+    assert nap.length(seconds, uptime) == wait

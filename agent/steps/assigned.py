@@ -44,10 +44,12 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Kept:
-    """`proven` is in use; `candidate` is to take its place."""
+    """`proven` is in use; `candidate` is to take its place. `anew`: a person wants DPS to be asked,
+    whatever is here, and the answer has not proven itself yet."""
 
     proven: Assignment | None = None
     candidate: Assignment | None = None
+    anew: bool = False
 
 
 def read(state: State) -> Assignment | None:
@@ -58,13 +60,21 @@ def read(state: State) -> Assignment | None:
 def load(state: State) -> Kept:
     """What is missing or damaged is asked for anew. Raises NoPermission."""
     found = read_json(state.assignment) or {}
-    return Kept(_parsed(found.get("proven")), _parsed(found.get("candidate")))
+    proven, candidate = (_parsed(found.get(name)) for name in ("proven", "candidate"))
+    return Kept(proven, candidate, found.get("anew") is True)
 
 
 def keep(state: State, kept: Kept) -> None:
     found = {"proven": kept.proven, "candidate": kept.candidate}
     shown = {name: _written(each) for name, each in found.items() if each is not None}
-    write_json(state.assignment, shown)
+    write_json(state.assignment, shown | ({"anew": True} if kept.anew else {}))
+
+
+def wish(state: State) -> None:
+    """DPS is to be asked anew. Boots go on with it until what it says has proven itself. A device
+    that was never assigned is asked for anyway; a candidate comes of what DPS said before."""
+    if (kept := load(state)) != Kept():
+        keep(state, Kept(kept.proven, anew=True))
 
 
 def asked(conf: Config, who: str, shown: str | None) -> Asked:

@@ -21,7 +21,7 @@ from agent.events import HUB_KEY_REPLACED
 from agent.state import State
 from agent.steps import Step, assigned, enrol, ldevid_key, srk
 from agent.steps.assigned import Asked, Assignment, Kept, Key
-from agent.steps.turns import in_turn
+from agent.steps.turns import Asking, in_turn
 from agent.tpm import Public, Tpm
 from agent.tpm.imported import HUB_KEY, is_hub_key
 
@@ -35,16 +35,17 @@ Who = Callable[[], str]
 
 
 def assignment(conf: Config, tpm: Tpm, state: State, who: Who, *, anew: bool = False) -> Step:
-    """`anew`: DPS is asked, even if it has been with just this."""
-    ours, left = Registration(conf, tpm, state, who), [anew]
+    """`anew`: a person wants DPS to be asked, even if it has been with just this; where that fails,
+    the next run goes on with it (assigned.wish)."""
+    ours, left = Registration(conf, tpm, state, who, person=anew), [anew]
 
     def done() -> str | None:
         return None if left[0] else ours.done()
 
     def apply() -> None:
         if left[0]:
-            ours.register()
             left[0] = False
+            ours.register()
         else:
             ours.complete()
 
@@ -78,13 +79,14 @@ class Registration:
     who: Who
     rest: Callable[[float], object] = time.sleep
     near: float = turn.NEAR
+    person: bool = False
 
     def done(self) -> str | None:
         kept, wanted = assigned.load(self.state), self._wanted()
         now = kept.proven
         if self._by_tpm:
             _is_left_to_us(self.tpm)
-        if now is None or now.asked != wanted or _waits(kept, wanted):
+        if now is None or now.asked != wanted or kept.anew or _waits(kept, wanted):
             return None
         if now.key and not self._in_place(now.key):
             return None
@@ -96,7 +98,7 @@ class Registration:
         kept, wanted = assigned.load(self.state), self._wanted()
         if _waits(kept, wanted):
             self._prove(kept)
-        elif kept.proven is None or kept.proven.asked != wanted or not self._put_back(kept.proven):
+        elif kept.anew or not self._restored(kept.proven, wanted):
             self.register()
 
     def register(self) -> Assignment:
@@ -104,9 +106,11 @@ class Registration:
         that may keep the candidate from being proven is no matter of DPS."""
         if self._by_tpm:
             _is_left_to_us(self.tpm)
-        before, wanted = assigned.load(self.state).proven, self._wanted()
-        with in_turn(self.conf, self.state, self.who(), rest=self.rest, near=self.near):
-            kept = Kept(before, self._assigned(before, wanted))
+        now, wanted = assigned.load(self.state), self._wanted()
+        herd = now.proven is None
+        asking = Asking(self.who(), herd, self.person, self.rest, self.near)
+        with in_turn(self.conf, self.state, asking):
+            kept = Kept(now.proven, self._assigned(now.proven, wanted), now.anew)
             assigned.keep(self.state, kept)
             try:
                 return self._prove(kept)
@@ -203,7 +207,7 @@ class Registration:
         try:
             self._log_in(candidate)
         except HubRefused:
-            assigned.keep(self.state, Kept(kept.proven))
+            assigned.keep(self.state, Kept(kept.proven, anew=kept.anew))
             raise
         if candidate.key and not self._in_place(candidate.key):
             self._tell(kept.proven, candidate)
@@ -235,6 +239,9 @@ class Registration:
     def _place(self, key: Key) -> None:
         with self.tpm.load(srk.HANDLE, key.public, key.private) as loaded:
             self.tpm.keep_instead(loaded, HUB_KEY)
+
+    def _restored(self, now: Assignment | None, wanted: Asked) -> bool:
+        return now is not None and now.asked == wanted and self._put_back(now)
 
     def _put_back(self, now: Assignment) -> bool:
         """The key that is not at its handle any more. False: nor can it be had from the disk."""

@@ -3,45 +3,61 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from agent import journal, turn
 from agent.config import Config
 from agent.errors import (
     AgentError,
+    ClockImplausible,
     DpsWaits,
     Later,
+    ProxyRefused,
     Refused,
     ServerBusy,
     Stopped,
     TimedOut,
     TlsDates,
     Unreachable,
+    every_error,
 )
-from agent.moment import Moment, moment
+from agent.moment import moment
 from agent.state import State, read_json, write_json
 from agent.traffic import Traffic, traffic
-from agent.turn import Turn
+from agent.turn import Failure, Turn
+
+NO = Refused | ProxyRefused  # somebody has to put something right
+AT_ONCE = "tpm2cloud provision --reregister"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Who asks. `herd`: it has no hub that lets it in, and after a power cut all such devices ask
+    as one; who has one asks alone, for a reason of its own. `person`: somebody is at the device,
+    who has put right what DPS disliked. `rest`: how the last `near` seconds are waited; it may
+    raise."""
+
+    who: str
+    herd: bool = True
+    person: bool = False
+    rest: Callable[[float], object] = time.sleep
+    near: float = turn.NEAR
 
 
 @contextmanager
-def in_turn(
-    conf: Config,
-    state: State,
-    who: str,
-    *,
-    rest: Callable[[float], object] = time.sleep,
-    near: float = turn.NEAR,
-) -> Iterator[None]:
-    """When it is this device's turn; until then DpsWaits is raised, or, the last `near` seconds,
-    it is waited here, by `rest`. What is raised within makes a pause, if it came of an answer."""
-    _wait(conf, state, who, rest, near)
+def in_turn(conf: Config, state: State, asking: Asking) -> Iterator[None]:
+    """When it is this device's turn, and no pause is on. Until then what made the pause is raised
+    again, if it was a refusal, else DpsWaits; `seconds` says for how long. What is raised within
+    makes a pause, if it came of an answer."""
+    _wait(conf, state, asking)
     asked = traffic()
     try:
         yield
     except AgentError as e:
         if _heard(e, asked):
-            _failed(conf, state, who, e)
+            _failed(conf, state, asking, e)
         raise
     _write(state, Turn())
 
@@ -51,54 +67,71 @@ def window(conf: Config) -> float:
     return turn.window(conf.dps.fleet, turn.REQUESTS[conf.dps.attestation])
 
 
-def _wait(
-    conf: Config, state: State, who: str, rest: Callable[[float], object], near: float
-) -> None:
-    now, wall, before = moment(), datetime.now(UTC), _read(state)
-    ours = turn.arrived(before, now)
-    if ours != before:
-        _write(state, ours)
-    left = turn.left(ours, who, window(conf), now, wall)
-    if left > near:
-        raise _waits(conf, state, who, ours, now, left)
+def _wait(conf: Config, state: State, asking: Asking) -> None:
+    now = moment()
+    ours = turn.arrived(_read(state), window(conf), now, datetime.now(UTC))
+    _write(state, ours)
+    if asking.person and (ours.code or not ours.failures):
+        return
+    left = turn.left(ours, asking.who, window(conf) if asking.herd else 0.0, now)
+    if left > asking.near:
+        raise _waits(conf, ours, asking.who, left)
     if left > 0:
         journal.tell_systemd(f"STATUS=registration: its turn is in {left:.0f} seconds")
-        rest(left)
+        asking.rest(left)
 
 
-def _waits(conf: Config, state: State, who: str, ours: Turn, now: Moment, left: float) -> DpsWaits:
-    wall = datetime.now(UTC)
-    at = f"{wall + timedelta(seconds=left):%Y-%m-%d %H:%M}Z"
-    why = f"it has a turn of its own among {conf.dps.fleet} devices (dps.fleet), at {at}"
-    if turn.pause_left(ours, now, wall) > turn.NEAR:
-        why = f"DPS is asked again from {at} on; lately, {ours.why or 'it refused'}"
-    message = f"cannot register '{who}' yet: {why}"
-    return DpsWaits(message, seconds=int(left), path=state.turn)
+def _waits(conf: Config, ours: Turn, who: str, left: float) -> AgentError:
+    at = f"{datetime.now(UTC) + timedelta(seconds=left):%Y-%m-%d %H:%M}Z"
+    again = _again(ours, f"DPS is asked again from {at} on, or at once by: {AT_ONCE}")
+    if again is None:
+        why = f"it has a turn of its own among {conf.dps.fleet} devices (dps.fleet), at {at}"
+        if ours.failures:
+            why = f"DPS is asked again from {at} on; lately, {ours.why}"
+        again = DpsWaits(f"cannot register '{who}' yet: {why}")
+    again.seconds = int(left)
+    return again
+
+
+def _again(ours: Turn, when: str) -> AgentError | None:
+    """The refusal that made the pause; None if none did, or it is not known any more."""
+    fields: dict[str, Any] = {**ours.fields}
+    for kind in every_error():
+        if kind.code == ours.code and issubclass(kind, NO):
+            try:
+                return kind(f"{ours.why}; {when}", **fields)
+            except KeyError:  # its remedy is another one, since an update
+                return None
+    return None
 
 
 def _heard(error: AgentError, before: Traffic) -> bool:
     """Somebody had to do something for us. A network that is not up yet, or a clock that is not
-    right yet, is nobody."""
+    right yet, is nobody; a proxy that says no is somebody, and may lock the account."""
     if isinstance(error, TimedOut):
         return traffic() != before
-    if isinstance(error, Unreachable | TlsDates | Stopped):
+    if isinstance(error, NO | ServerBusy):
+        return True
+    if isinstance(error, Unreachable | TlsDates | ClockImplausible | Stopped):
         return False
-    return isinstance(error, Refused | ServerBusy) or traffic() != before
+    return traffic() != before
 
 
-def _failed(conf: Config, state: State, who: str, error: AgentError) -> None:
-    now, wall = moment(), datetime.now(UTC)
-    after = turn.failed(
-        turn.arrived(_read(state), now),
-        who,
-        window(conf),
-        now,
-        wall,
+def _failed(conf: Config, state: State, asking: Asking, error: AgentError) -> None:
+    """A proxy is not what all of the fleet ask."""
+    now, wall, all_of_it = moment(), datetime.now(UTC), window(conf)
+    no, proxy = isinstance(error, NO), isinstance(error, ProxyRefused)
+    failure = Failure(
+        why=str(error) if no else f"{error} [{error.code}]",
         told=error.seconds if isinstance(error, Later) else None,
-        slow=isinstance(error, Refused),
-        why=f"{error} [{error.code}]",
+        code=error.code if no else "",
+        fields=error.fields if no else {},
+        slow=no and not proxy,
     )
+    ours = turn.arrived(_read(state), all_of_it, now, wall)
+    after = turn.failed(ours, failure, asking.who, 0.0 if proxy else all_of_it, now, wall)
     _write(state, after)
+    error.seconds = int(turn.pause_left(after, now))
 
 
 def _read(state: State) -> Turn:
@@ -106,5 +139,6 @@ def _read(state: State) -> Turn:
 
 
 def _write(state: State, ours: Turn) -> None:
+    """A server's words are in it."""
     if ours != _read(state):
-        write_json(state.turn, ours.as_json(), mode=0o644)
+        write_json(state.turn, ours.as_json())

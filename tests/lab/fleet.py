@@ -2,8 +2,8 @@
 ask themselves (agent/turn.py, agent.dps.pace), and what a service with the published limits says.
 
 Each device comes to its registration when it has booted. Where its turn is further away than a
-process waits, the process ends, and systemd starts it again 30 seconds later. All but the last of
-these starts change nothing, and are counted, not gone through.
+process waits for it, it sleeps and ends (agent/nap.py), and systemd starts it again 30 seconds
+later. All but the last of these starts change nothing, and are not gone through.
 """
 
 import heapq
@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from agent import dps, turn
 from agent.moment import Moment
-from agent.turn import Turn
+from agent.turn import Failure, Turn
 
 MORNING = datetime(2026, 3, 1, 6, tzinfo=UTC)
 AGAIN = 30.0  # RestartSec= of the unit
@@ -122,16 +122,9 @@ class Fleet:
 
     def _comes(self, now: float, n: int, device: Device) -> None:
         """A process begins; it may have to come again."""
-        device.turn = turn.arrived(device.turn, Moment(BOOT, now))
-        left = self._left(now, device)
-        if left > turn.NEAR:
-            now += AGAIN * math.ceil((left - turn.NEAR) / AGAIN)
-            left = self._left(now, device)
-        self._at(now + left, n, "asks")
-
-    def _left(self, now: float, device: Device) -> float:
-        wall = MORNING + timedelta(seconds=now)
-        return turn.left(device.turn, device.name, self.window, Moment(BOOT, now), wall)
+        here, wall = Moment(BOOT, now), MORNING + timedelta(seconds=now)
+        device.turn = turn.arrived(device.turn, self.window, here, wall)
+        self._at(now + turn.left(device.turn, device.name, self.window, here), n, "asks")
 
     def _asks(self, now: float, n: int, device: Device) -> None:
         self._registers(now, n, device, last=device.requests == 1)
@@ -146,9 +139,8 @@ class Fleet:
             self._at(now + AGAIN * math.ceil(silence / AGAIN), n, "comes")
         elif not taken:
             moment, wall = Moment(BOOT, now), MORNING + timedelta(seconds=now)
-            device.turn = turn.failed(
-                device.turn, device.name, self.window, moment, wall, told=self.service.told
-            )
+            failure = Failure(told=self.service.told)
+            device.turn = turn.failed(device.turn, failure, device.name, self.window, moment, wall)
             self._at(now + AGAIN, n, "comes")
         elif not last:
             self._at(now + TRIP, n, "answers")
