@@ -124,6 +124,11 @@ class State:
         return self.directory / "tpm-loaded-telemetry.json"
 
     @property
+    def telemetry(self) -> Path:
+        """Of a pipe to telemetry: what was read, and is not acknowledged."""
+        return self.directory / "telemetry.json"
+
+    @property
     def identity(self) -> tuple[Path, ...]:
         """What is of no use with another TPM."""
         slots = (State(self.directory, slot) for slot in SLOTS)
@@ -136,6 +141,7 @@ class State:
             self.registration,
             self.assignment,
             self.turn,
+            self.telemetry,
             self.health,
         )
 

@@ -7,7 +7,6 @@ clock may have been set; then it asks DPS anew; if that does not help, in 15 min
 and less often.
 """
 
-import json
 import logging
 import signal
 import time
@@ -15,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from agent import journal
 from agent.backoff import jitter
@@ -28,9 +28,10 @@ from agent.errors import (
     TelemetryUnfinished,
     TlsClientRefused,
 )
-from agent.hub import BYTES, JSON, LIMIT, TEXT
+from agent.hub import LIMIT
 from agent.telemetry_lines import FOREVER, Source, Wake
 from agent.telemetry_link import Device, Link
+from agent.telemetry_message import Message, Shelf
 
 log = logging.getLogger(__name__)
 FIRST, LONGEST = 1.0, 300.0  # seconds to wait before it is tried again
@@ -43,45 +44,36 @@ NOT_US = (HubRefused, TlsClientRefused)
 
 @dataclass
 class Tally:
-    """`told`: for a person. Of a pipe it is not known what has not been read yet."""
+    """`told`: for a person. Of a pipe it is not known what has not been read yet. `begun`: a line
+    without its end. `kept`: what is left of these is sent by the next run."""
 
     acknowledged: int = 0
     too_large: int = 0
     unfinished: int = 0
+    begun: bool = False
+    kept: bool = True
 
     @property
     def told(self) -> str:
-        more = {"not acknowledged": self.unfinished, "too large": self.too_large}
+        where = "kept for the next run" if self.kept else "not kept"
+        more = {
+            "too large": self.too_large,
+            f"not acknowledged ({where})": self.unfinished,
+            f"not ended ({where})": int(self.begun),
+        }
         parts = [f"{count} {what}" for what, count in more.items() if count]
         return ", ".join([f"{self.acknowledged} acknowledged", *parts])
-
-
-@dataclass(frozen=True)
-class Message:
-    data: bytes
-    id: str
-
-    @property
-    def kind(self) -> str:
-        try:
-            text = self.data.decode()
-        except UnicodeDecodeError:
-            return BYTES
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError):
-            return TEXT
-        return JSON
 
 
 @dataclass
 class Post:
     """`patience`: seconds to try before it is given up; inf: never, as long as time or somebody
-    elsewhere may heal it."""
+    elsewhere may heal it. `kept_in`: a file, for what was read and is not acknowledged."""
 
     link: Link
     wake: Wake
     patience: float
+    kept_in: Path
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
     tally: Tally = field(default_factory=Tally)
     _failures: int = 0
@@ -91,26 +83,44 @@ class Post:
     _refusals: int = 0
     _asked: int = 0
     _not_before: float = 0.0
+    _hand: Message | None = None
+    _shelf: Shelf = field(init=False)
 
     def run(self, source: Source) -> Tally:
-        """All that `source` has. Raises what stood in the way, TelemetryUnfinished if stopped
-        before (unless patience is infinite), MessageTooLarge if there was one."""
+        """All that `source` has, after what an earlier run has left. Raises what stood in the way;
+        TelemetryUnfinished if stopped before (if patience is infinite, only if something is lost by
+        that); MessageTooLarge if there was one."""
+        self._shelf = Shelf(self.kept_in, source)
+        try:
+            self._hold(self._shelf.take())
+            self._all(source)
+        finally:
+            self.tally.begun = bool(source.part)
+            self.tally.kept = self._shelf.put(self._hand)
+        if not self.wake.stopped:
+            return self._end()
+        lost = not self.tally.kept or (source.pipe is None and not source.ended)
+        if lost or self.patience < FOREVER:
+            why = f"it was stopped: {self.tally.told}"
+            raise TelemetryUnfinished(f"cannot send all: {why}", hub=self.link.name)
+        return self.tally
+
+    def _all(self, source: Source) -> None:
         number = 0
         self._until(lambda: None)
+        if self._hand:
+            self._one(self._hand)
         while not self.wake.stopped:
             line = source.take()
             if line is not None and line.strip():
                 number += 1
                 self._one(Message(line, f"{self.session}-{number}"))
             elif line is None and source.ended:
-                return self._end()
+                return
             elif line is None:
+                self._shelf.follow(None)
                 self.wake.wait(min(source.due(), self.link.due()), source.fd)
                 self._until(lambda: None)
-        if self.patience < FOREVER:
-            why = f"it was stopped: {self.tally.told}"
-            raise TelemetryUnfinished(f"cannot send all: {why}", hub=self.link.name)
-        return self.tally
 
     def _end(self) -> Tally:
         if self.tally.too_large:
@@ -120,13 +130,20 @@ class Post:
 
     def _one(self, message: Message) -> None:
         if len(message.data) > LIMIT:
+            self._hold(None)
             self.tally.too_large += 1
             log.warning("cannot send a message of more than %d bytes, skipping it", LIMIT)
             return
-        self.tally.unfinished = 1
+        self._hold(message)
+        self._shelf.follow(message)
         if self._until(lambda: self.link.send(message.data, message.id, message.kind)):
-            self.tally.unfinished = 0
+            self._hold(None)
+            self._shelf.follow(None)
             self.tally.acknowledged += 1
+
+    def _hold(self, message: Message | None) -> None:
+        self._hand = message
+        self.tally.unfinished = int(message is not None)
 
     # --- through whatever comes in between ---
 
@@ -156,12 +173,15 @@ class Post:
     def _trouble(self, error: AgentError) -> None:
         """Waits, or raises what cannot be waited for."""
         self.link.close()
+        self._shelf.put(self._hand)
         self._count()
         try:
             if isinstance(error, NOT_US) and self._something_new():
                 return
         except AgentError as e:
             error = e
+        if self.wake.stopped:
+            return
         if self._hopeless(error):
             raise error
         self._tell(error)
@@ -214,9 +234,9 @@ def posting(device: Device, patience: float) -> Iterator[Post]:
     wake = Wake()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, wake.stop)
-    link = Link(device, wake.call)
+    link = Link(device, wake)
     try:
-        yield Post(link, wake, patience)
+        yield Post(link, wake, patience, device.state.telemetry)
     finally:
         link.close()
 

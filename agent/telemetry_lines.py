@@ -16,6 +16,7 @@ from typing import Protocol
 
 from agent import store
 from agent.hub import LIMIT
+from agent.moment import moment
 
 CHUNK = 1 << 16
 FOREVER = float("inf")
@@ -58,9 +59,13 @@ class Wake:
 
 
 class Source(Protocol):
-    """`fd`: where more comes from, if it has to be waited for."""
+    """`fd`: where more comes from, if it has to be waited for. `pipe`: names it, beginning with the
+    boot; None if it is none: what was read can be read again. `part`: of a line that is not whole
+    yet."""
 
     fd: int | None
+    pipe: str | None
+    part: bytearray
 
     @property
     def ended(self) -> bool: ...
@@ -84,17 +89,20 @@ class Lines:
         self.fd: int | None = fd
         self.ended = False
         self._in, self._path = fd, path
-        self._part, self._ready = bytearray(), bytearray()
+        self.part, self._ready = bytearray(), bytearray()
         with store.permitted(path):
-            mode = os.fstat(fd).st_mode
-        self._whole = not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd))
+            found = os.fstat(fd)
+        piped = stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode)
+        here = f"{moment().boot_id} {found.st_dev} {found.st_ino}"
+        self.pipe: str | None = here if piped else None
+        self._whole = not (piped or os.isatty(fd))
 
     def take(self) -> bytes | None:
         with store.permitted(self._path):
             while not self.ended and (self._whole or self._ready or self._readable()):
                 if self._line(self._read()):
                     return self._taken()
-        return self._taken() if self.ended and self._part else None
+        return self._taken() if self.ended and self.part else None
 
     def due(self) -> float:
         return FOREVER
@@ -116,13 +124,13 @@ class Lines:
         """Whether a line is whole by this."""
         self.ended = not data
         line, end, rest = data.partition(b"\n")
-        self._part += line[: LIMIT + 1 - len(self._part)]
+        self.part += line[: LIMIT + 1 - len(self.part)]
         self._ready += rest
         return bool(end)
 
     def _taken(self) -> bytes:
-        line = bytes(self._part)
-        self._part.clear()
+        line = bytes(self.part)
+        self.part.clear()
         return line.removesuffix(b"\r")
 
 
@@ -141,6 +149,8 @@ class Counted:
 
     def __init__(self, count: int, interval: float) -> None:
         self.fd: int | None = None
+        self.pipe: str | None = None
+        self.part = bytearray()
         self._count, self._interval = count, interval
         self._made, self._next = 0, time.monotonic()
 

@@ -6,21 +6,23 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from agent import config, hub, inputs, store, x509
 from agent.config import Config
-from agent.errors import NeverProvisioned
+from agent.errors import NeverProvisioned, Stopped
 from agent.hub import ByCertificate, ByToken, Hub, Where
 from agent.state import State
 from agent.steps import assigned, assignment, ldevid, ldevid_key, preflight
 from agent.steps.assigned import Assignment, Key
+from agent.telemetry_lines import Wake
 from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
 Open = Callable[[Path | None], AbstractContextManager[Tpm]]
+NEAR = 2.0  # seconds; a turn that is further off is not waited for with the lock in hand
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,9 @@ class Device:
 
 
 class Link:
-    """Not for several threads at once. `wake`, `patience`: as for Hub."""
+    """Not for several threads at once. `wake`: ends its waits. `patience`: as for Hub."""
 
-    def __init__(
-        self, device: Device, wake: Callable[[], None], patience: float = hub.PATIENCE
-    ) -> None:
+    def __init__(self, device: Device, wake: Wake, patience: float = hub.PATIENCE) -> None:
         self._device, self._wake, self._patience = device, wake, patience
         self._hub: Hub | None = None
         self.name = "the hub"  # until it is known
@@ -67,11 +67,18 @@ class Link:
             self._hub = None
 
     def register_again(self) -> None:
-        """DPS is asked. Raises what it says, and Busy."""
+        """DPS is asked. Raises what it says, Busy, and Stopped. Nobody else is kept waiting for a
+        turn of ours."""
         conf, state = self._device.conf, self._device.state
         with store.lock(state.directory), self._device.tpm(state.loaded) as tpm:
             who = cache(lambda: preflight.who(conf, tpm))
-            assignment.register_again(conf, tpm, state, who)
+            again = partial(assignment.register_again, rest=self._rest, near=NEAR)
+            again(conf, tpm, state, who)
+
+    def _rest(self, seconds: float) -> None:
+        self._wake.rest(seconds)
+        if self._wake.stopped:
+            raise Stopped("cannot register this device anew: it was told to stop")
 
     def _connected(self) -> Hub:
         conf, state = self._device.conf, self._device.state
@@ -82,7 +89,9 @@ class Link:
             raise NeverProvisioned("cannot send telemetry: DPS has not assigned a hub yet")
         self.name = now.hub
         where, route = Where(now.hub, now.device_id), assignment.route(conf)
-        made = Hub(where, self._credential(now), route, wake=self._wake, patience=self._patience)
+        made = Hub(
+            where, self._credential(now), route, wake=self._wake.call, patience=self._patience
+        )
         made.connect()
         return made
 

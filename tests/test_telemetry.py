@@ -3,11 +3,14 @@ where nothing can be done."""
 
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -100,7 +103,8 @@ def device(provisioned: Device, cloud: World) -> Device:
     cloud.dps.behave(retry_after=0)
     cloud.dps.at_hub(ID, enabled=True)
     provisioned.configure({})
-    provisioned.state.joinpath("turn.json").unlink(missing_ok=True)
+    for each in ("turn.json", "telemetry.json"):
+        provisioned.state.joinpath(each).unlink(missing_ok=True)
     return provisioned
 
 
@@ -312,26 +316,103 @@ def test_a_service_never_gives_up_and_says_at_its_end_what_was_sent(
     assert said.count("[dps-disabled]") <= 1, "told once"
 
 
-def test_what_is_not_sent_stays_in_the_pipe_for_the_next(
-    device: Device, hub: Hub, tmp_path: Path
-) -> None:
-    hub.behave(drop_at=list(range(1, 99)), stored=False)
-    before, ended = len(hub.messages(ID)), len(hub.closed(ID))
-    pipe = tmp_path / "telemetry"
-    os.mkfifo(pipe)
-    out = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # as systemd gives it
-    os.write(out, b"one\ntwo\n")
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[int]:
+    """As systemd gives it: it has no end, and is there between two runs."""
+    os.mkfifo(tmp_path / "telemetry")
+    fd = os.open(tmp_path / "telemetry", os.O_RDWR | os.O_NONBLOCK)
+    yield fd
+    os.close(fd)
+
+
+@contextmanager
+def reading(device: Device, pipe: int) -> Iterator["subprocess.Popen[str]"]:
+    """Stopped at the end, as systemd stops it; that is no failure."""
     command, env = device.agent_command("telemetry", *FOREVER), device.environment()
-    service = subprocess.Popen(command, env=env, stdin=out, stderr=subprocess.PIPE, text=True)
-    hub.wait(lambda: len(hub.closed(ID)) >= ended + 2)
-    service.send_signal(signal.SIGTERM)
-    assert "0 acknowledged, 1 not acknowledged" in service.communicate()[1]
-    assert service.returncode == 0
+    pipes: dict[str, Any] = {"stdin": pipe, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as service:
+        try:
+            yield service
+            service.terminate()
+            assert service.wait(60) == 0
+        finally:
+            service.kill()
+
+
+def kept(device: Device) -> Path:
+    return device.state / "telemetry.json"
+
+
+def test_a_line_in_hand_when_it_is_stopped_is_sent_first_by_the_next_and_under_the_same_id(
+    device: Device, hub: Hub, pipe: int
+) -> None:
+    """The lines after it stay in the pipe."""
+    hub.behave(drop_at=list(range(1, 99)))  # stored, but never acknowledged
+    before = len(hub.messages(ID))
+    os.write(pipe, b"one\ntwo\n")
+    with reading(device, pipe):
+        hub.wait(lambda: len(hub.messages(ID)) > before)
+    assert kept(device).stat().st_mode & 0o777 == 0o600
     hub.behave()
-    rest = os.read(out, 99)
-    os.close(out)
-    assert send(device, text=rest).returncode == 0
-    assert arrived(hub, before) == ["two"]
+    met = len(hub.messages(ID))
+    with reading(device, pipe):
+        hub.wait(lambda: len(hub.messages(ID)) == met + 2)
+        hub.wait(lambda: not kept(device).exists())
+    assert [m["text"] for m in hub.messages(ID)[met:]] == ["one", "two"]
+    assert hub.messages(ID)[met]["mid"] == hub.messages(ID)[before]["mid"]
+
+
+def test_half_a_line_is_sent_whole_and_with_no_line_of_another_pipe(
+    device: Device, hub: Hub, pipe: int
+) -> None:
+    before, met = len(hub.messages(ID)), len(hub.connections(ID))
+    os.write(pipe, b'{"temperature": 2')
+    with reading(device, pipe):
+        hub.wait(lambda: len(hub.connections(ID)) > met)
+        hub.wait(lambda: not select.select([pipe], [], [], 0)[0])
+    assert kept(device).exists()
+    assert send(device, text=b"by hand\n").returncode == 0
+    os.write(pipe, b"1.5}\n")
+    with reading(device, pipe):
+        hub.wait(lambda: len(hub.messages(ID)) == before + 2)
+    assert arrived(hub, before) == ["by hand", '{"temperature": 21.5}']
+    assert not kept(device).exists()
+
+
+def test_it_stops_at_once_while_it_registers_again_and_holds_nobody_up(
+    device: Device, hub: Hub, cloud: World, pipe: int
+) -> None:
+    asked = len(cloud.dps.requests(ID))
+    cloud.dps.rotate(ID)
+    cloud.dps.behave(retry_after=200, polls=50)
+    os.write(pipe, b"one\n")
+    began = time.monotonic()
+    with reading(device, pipe):
+        hub.wait(lambda: len(cloud.dps.requests(ID)) >= asked + 2)
+    assert time.monotonic() - began < 200
+    turn = device.state / "turn.json"
+    assert not turn.exists() or "stopped" not in turn.read_text()
+    cloud.dps.behave(retry_after=0)
+    before = len(hub.messages(ID))
+    with reading(device, pipe):
+        hub.wait(lambda: arrived(hub, before) == ["one"])
+
+
+def test_where_nothing_can_be_kept_it_says_so(device: Device, hub: Hub, pipe: int) -> None:
+    hub.behave(drop_at=list(range(1, 99)), stored=False)
+    ended = len(hub.closed(ID))
+    kept(device).mkdir()
+    try:
+        os.write(pipe, b"one\n")
+        command, env = device.agent_command("telemetry", *FOREVER), device.environment()
+        service = subprocess.Popen(command, env=env, stdin=pipe, stderr=subprocess.PIPE)
+        hub.wait(lambda: len(hub.closed(ID)) >= ended + 2)
+        service.terminate()
+        said = service.communicate(timeout=60)[1]
+    finally:
+        kept(device).rmdir()
+    assert service.returncode == 75
+    assert b"0 acknowledged, 1 not acknowledged (not kept)" in said
 
 
 # --- time ---

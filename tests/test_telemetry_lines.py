@@ -9,8 +9,9 @@ import pytest
 
 from agent.errors import NoPermission, PathUnusable
 from agent.hub import LIMIT
-from agent.telemetry import FIRST, LONGEST, Message, pause
+from agent.telemetry import FIRST, LONGEST, pause
 from agent.telemetry_lines import Counted, Lines, Source, Wake, source
+from agent.telemetry_message import Message
 
 
 def all_of(found: Source) -> list[bytes]:
@@ -79,6 +80,11 @@ def test_messages_that_are_made_up_come_at_their_time() -> None:
         (b"21.5", "application/json"),
         (b"hot", "text/plain"),
         (b"[" * 100_000, "text/plain"),
+        (b"9" * 10_000, "application/json"),
+        (b'{"a": NaN}', "text/plain"),
+        (b"-Infinity", "text/plain"),
+        (b'"\\ud800"', "text/plain"),
+        (b'"\\ud83d\\ude00"', "application/json"),
         (b"\xff", "application/octet-stream"),
     ],
 )
