@@ -133,6 +133,15 @@ class PayloadUnusable(ConfigError):
     remedy = "Put the JSON that the custom allocation of DPS wants into {path}"
 
 
+class EdgeConfigured(ConfigError):
+    """device.target is "device", but IoT Edge is configured here: both would be the same device."""
+
+    code = "edge-configured"
+    remedy = (
+        "If IoT Edge is to stay: device.target = 'edge'. If not: iotedge system stop; rm {paths}"
+    )
+
+
 class ReregistersItself(ConfigError):
     """Of a device with IoT Edge, tpm2cloud does not register it anew: IoT Edge does that itself."""
 

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import credentials, store, x509
 from agent.config import SYSTEM_CAS, Config, LdevidEst, Operational
-from agent.errors import ConfigError, PayloadUnusable, TrustUnreadable
+from agent.errors import ConfigError, EdgeConfigured, PayloadUnusable, TrustUnreadable
 
 if TYPE_CHECKING:
     from agent.http import Proxy
@@ -37,6 +38,7 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
     if config.ldevid and (est := config.ldevid.est) and est.auth != "mtls":
         yield partial(est_secret, est)
     if not config.for_edge:
+        yield partial(_alone, config.aziot.directory)
         yield partial(_vouches, config.dps.trust)
         yield partial(payload, config)
     yield partial(proxy_password, config)
@@ -44,6 +46,25 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(_shared, operational.trust)
         if operational.auth == "basic":
             yield partial(operational_password, operational)
+
+
+def _alone(aziot: Path) -> None:
+    """Two who are the same device at the hub throw each other out, and one TPM has one place for
+    the key from Azure. IoT Edge that nobody has configured does nothing. `aziot`: its directory."""
+    found = [path for path in [aziot / "config.toml"] if _provisions(store.read(path))]
+    found += sorted(aziot.glob("*/config.d/00-super.toml"))
+    if found:
+        raise EdgeConfigured(
+            f"cannot talk to Azure for this device: IoT Edge is configured to, by '{found[0]}'",
+            paths=" ".join(map(str, found)),
+        )
+
+
+def _provisions(data: bytes | None) -> bool:
+    try:
+        return "provisioning" in tomllib.loads((data or b"").decode())
+    except ValueError:  # `iotedge config apply` would not take it
+        return False
 
 
 def _vouches(path: Path) -> None:

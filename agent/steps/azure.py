@@ -1,7 +1,10 @@
 """The last of a provisioning: what brings this device into Azure, on whatever it runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+from agent import store
 from agent.config import Config
 from agent.state import State
 from agent.steps import Step, assigned, aziot, registration
@@ -12,13 +15,23 @@ def last(
     conf: Config, tpm: Tpm, state: State, who: Callable[[], str], *, anew: bool = False
 ) -> list[Step]:
     """IoT Edge is configured and registers itself, or we do it. `anew`: DPS is asked, though it
-    has been."""
+    has been. Whoever of the two does it makes what the other was told untrue: another hub, another
+    key, another certificate."""
     if conf.for_edge:
         edge = registration.registration(conf, state, who)
-        return [aziot.configuration(conf, state, who), edge]
+        return [aziot.configuration(conf, state, who), _after(state.assignment, edge)]
     from agent.steps import assignment  # with IoT Edge, nothing of it is needed
 
-    return [assignment.assignment(conf, tpm, state, who, anew=anew)]
+    ours = assignment.assignment(conf, tpm, state, who, anew=anew)
+    return [_after(state.registration, ours)]
+
+
+def _after(of_the_other: Path, step: Step) -> Step:
+    def apply() -> None:
+        store.remove(of_the_other)
+        step.apply()
+
+    return replace(step, apply=apply)
 
 
 # --- what files tell of it ---
