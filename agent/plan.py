@@ -2,17 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import TypeVar
 
 from agent import inputs, journal
 from agent.config import Config
-from agent.errors import AgentError
-from agent.events import STEP_ALREADY_DONE, STEP_DONE, Event
 from agent.state import State
-from agent.steps import Step, azure, preflight
-from agent.steps.dps_ek import dps_ek
+from agent.steps import Step, azure, preflight, shown
+from agent.steps.completing import at, complete, converge
 from agent.steps.ek import ek, trust
 from agent.steps.enrol import load
 from agent.steps.idevid import idevid
@@ -25,8 +22,8 @@ from agent.steps.token import Token, token
 from agent.steps.tpmd import tpmd
 from agent.tpm import Tpm
 
+__all__ = ["at", "complete", "converge", "plan", "run"]
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def plan(config: Config, tpm: Tpm, state: State, *, anew: bool = False) -> list[Step]:
@@ -36,9 +33,6 @@ def plan(config: Config, tpm: Tpm, state: State, *, anew: bool = False) -> list[
         preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
         preflight.clock(dated(config, state), inputs.trust_files(config)),
         preflight.device_id(who),
-        (dps_ek if config.dps.attestation == "tpm" else ek)(
-            tpm, trust(config.tpm, state, partial(inputs.proxy, config))
-        ),
         *_keys(config, tpm, state, who),
         *azure.last(config, tpm, state, who, anew=anew),
     ]
@@ -46,11 +40,11 @@ def plan(config: Config, tpm: Tpm, state: State, *, anew: bool = False) -> list[
 
 def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Iterator[Step]:
     if config.dps.attestation == "tpm":
-        yield srk(tpm, "rsa2048", must_be_rsa=True)
-        yield same_tpm(tpm, config, state)
+        yield from shown.shown(config, tpm, state)
         if config.for_edge:
             yield tpmd(config, tpm)
         return
+    yield ek(tpm, trust(config.tpm, state, partial(inputs.proxy, config)))
     yield idevid(tpm, config.idevid)
     yield srk(tpm, config.tpm.key)
     yield same_tpm(tpm, config, state)
@@ -81,29 +75,3 @@ def run(steps: Sequence[Step]) -> None:
         log.info("%-*s %6.2f s  %s: %s", width, step.name, took, what, evidence, extra=about)
     if not any(step.after_us for step in steps):
         journal.tell_systemd("READY=1")
-
-
-def at(step: Step, act: Callable[[], T]) -> T:
-    """An AgentError leaves with the name of its step."""
-    try:
-        return act()
-    except AgentError as e:
-        e.step = step.name
-        raise
-
-
-def complete(steps: Iterable[Step]) -> None:
-    """Each is done afterwards, without a word where all goes well. Raises what one fails of."""
-    for step in steps:
-        at(step, partial(converge, step))
-
-
-def converge(step: Step) -> tuple[Event, str, str]:
-    """It is done afterwards: the event, in words, and the evidence. Raises what it fails of."""
-    if was := step.done():
-        return STEP_ALREADY_DONE, "already done", was
-    journal.tell_systemd(f"STATUS={step.name}: at work")
-    step.apply()
-    if now := step.done():
-        return STEP_DONE, "done", now
-    raise AgentError(f"cannot complete '{step.name}': applied, but still not done")

@@ -5,12 +5,15 @@ import hmac
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from agent import config
 from agent.dps import LEAST, PATIENCE, USUAL, pace
-from agent.errors import DpsAssigning, DpsUnauthorized, ServerBusy
+from agent.errors import DpsAssigning, DpsUnauthorized, ServerBusy, TlsUntrusted
 from agent.http import Proxy
+from agent.steps import dps as dps_step
 from agent.steps import enrol, srk
 from agent.steps.ldevid_key import HANDLE
 from agent.tpm import Tpm
@@ -107,6 +110,27 @@ def test_all_of_it_goes_through_a_proxy_where_there_is_no_other_way(chip: Regist
         there = replace(chip, proxy=Proxy(proxy.url, "device", "s3cret"))
         assert there.register().hub == HUB
         assert {asked.user for asked in proxy.asked} == {"device"}
+
+
+def test_it_is_looked_for_with_the_trust_anchors_that_a_registration_will_have(
+    service: provisioning.Dps, tls: pki.Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.behave()
+    stranger = tmp_path / "stranger.pem"
+    stranger.write_bytes(pki.pem(pki.root("Stranger").root))
+
+    def there(target: Literal["edge", "device"], trust: Path, system: Path) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(system))
+        dps = config.Dps(id_scope="0ne00", endpoint=service.url, trust=trust)
+        conf = config.Config(dps=dps, device=config.Device(target=target))
+        dps_step.there(conf, "pump-7")
+
+    there("device", tls.trust, stranger)
+    there("edge", stranger, tls.trust)
+    with pytest.raises(TlsUntrusted):
+        there("device", stranger, tls.trust)
+    with pytest.raises(TlsUntrusted):
+        there("edge", tls.trust, stranger)
 
 
 # --- polling ---

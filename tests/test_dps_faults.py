@@ -19,6 +19,8 @@ from tests.lab.dps_faults import AGAIN, Row, Town, got_over, outcome, provoked
 from tests.lab.dps_faults_rows import GOT_OVER, ROWS
 from tests.lab.dps_faults_table import HEALED, REFUSED, either, healed, refused, told
 
+EK, SRK = "0x81010001", "0x81000001"
+
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
@@ -92,3 +94,38 @@ def test_how_long_dps_wants_to_be_left_alone_is_known_to_the_next_run(
     assert len(ours.device.world.dps.requests()) == asked
     kept = json.loads(State(ours.device.state).turn.read_text())
     assert day / 2 < kept["not_before"] - time.time() < 2 * day
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_hub_that_does_not_know_yet_whom_dps_has_told_it_of_is_asked_again(
+    town: Town, kind: str
+) -> None:
+    """For some seconds, and DPS is not."""
+    ours = town.devices[kind]
+    ours.heal()
+    dps, hub = ours.device.world.dps, ours.device.world.hub
+    asked, before = len(dps.requests()), len(hub.connections())
+    hub.behave(refuse=5, refuse_times=3)
+    done = ours.agent(*AGAIN)
+    assert done.returncode == 0, done.stderr
+    assert [each["accepted"] for each in hub.connections()[before:]] == [False] * 3 + [True]
+    once = len(dps.requests()) - asked
+    hub.behave(refuse=5, refuse_times=4)
+    done = ours.agent(*AGAIN)
+    assert outcome(done.returncode, done.stderr).code == "hub-refused"
+    assert len(dps.requests()) - asked == 2 * once
+    assert ours.sends()
+
+
+@pytest.mark.parametrize("lost", [[EK], [SRK], [EK, SRK]], ids=["EK", "SRK", "both"])
+def test_keys_that_are_lost_while_it_sends_are_made_again_before_dps_is_shown_them(
+    town: Town, lost: list[str]
+) -> None:
+    ours = town.devices["tpm"]
+    ours.heal()
+    for handle in lost:
+        ours.tools("evictcontrol", "-C", "o", "-c", handle)
+    ours.device.world.dps.rotate(ours.name)
+    done = ours.agent("telemetry", "--count", "1")
+    assert done.returncode == 0, done.stderr
+    assert ours.sends()

@@ -11,16 +11,27 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent import inputs, journal, store, turn, x509
-from agent.config import Config, Hub
+from agent.config import Config
 from agent.ek import DPS_EK
-from agent.errors import AgentError, DpsNoKey, HandleOccupied, HubRefused, KeyOfAnotherTpm
+from agent.errors import (
+    AgentError,
+    DpsNoKey,
+    HandleOccupied,
+    HubRefused,
+    KeyOfAnotherTpm,
+    Later,
+)
 from agent.events import HUB_KEY_REPLACED
 from agent.state import State
 from agent.steps import Step, assigned, enrol, ldevid_key, srk
 from agent.steps.assigned import Asked, Assignment, Kept, Key
+from agent.steps.completing import complete
+from agent.steps.login import log_in, log_in_first, route
+from agent.steps.shown import shown
 from agent.steps.turns import Asking, in_turn
 from agent.tpm import Public, Tpm
 from agent.tpm.imported import HUB_KEY, is_hub_key
@@ -28,8 +39,8 @@ from agent.tpm.imported import HUB_KEY, is_hub_key
 if TYPE_CHECKING:
     from agent.dps import Assigned, Dps
     from agent.http import Https
-    from agent.hub import ByCertificate, ByToken, Route
 
+__all__ = ["Registration", "assignment", "register_again", "route"]
 log = logging.getLogger(__name__)
 Who = Callable[[], str]
 
@@ -64,11 +75,13 @@ def register_again(
     """For who was refused by the hub (401, 403, 404): its key was changed, or the device was moved
     to another hub, disabled or deleted. The caller holds the lock of the state directory.
 
-    Raises DpsWaits while it is too early to ask, and what DPS and the hub answer; what is kept is
-    as before, then. `rest`: how it is waited; it may raise. `near`: seconds; a turn that is further
-    off is not waited for here.
+    Raises DpsWaits while it is too early to ask, what DPS and the hub answer, and what is wrong
+    with the TPM; what is kept is as before, then, unless this is another TPM. `rest`: how it is
+    waited; it may raise. `near`: seconds; a turn that is further off is not waited for here.
     """
-    return Registration(conf, tpm, state, who, rest, near).register()
+    ours = Registration(conf, tpm, state, who, rest, near)
+    ours.see_that_it_is_shown()
+    return ours.register()
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,7 @@ class Registration:
             kept = Kept(now.proven, self._assigned(now.proven, wanted), now.anew)
             assigned.keep(self.state, kept)
             try:
-                return self._prove(kept)
+                return self._prove(kept, first=True)
             except HubRefused:
                 raise
             except AgentError as e:
@@ -121,6 +134,11 @@ class Registration:
         raise unproven
 
     # --- what DPS is asked with ---
+
+    def see_that_it_is_shown(self) -> None:
+        """Any of the keys may be lost: whoever comes here has last looked when it began."""
+        if self._by_tpm:
+            complete(shown(self.conf, self.tpm, self.state))
 
     @property
     def _by_tpm(self) -> bool:
@@ -198,14 +216,16 @@ class Registration:
 
     # --- the hub ---
 
-    def _prove(self, kept: Kept) -> Assignment:
+    def _prove(self, kept: Kept, *, first: bool = False) -> Assignment:
         """Let the candidate prove itself, and put it in its place. One that the hub refuses is
-        given up; one that cannot be proven now goes on waiting."""
+        given up; one that cannot be proven now goes on waiting. `first`: it was assigned right now.
+        """
         candidate = kept.candidate
         if candidate is None:
             raise RuntimeError("there is one that waits")
         try:
-            self._log_in(candidate)
+            enter = partial(log_in, self.conf, self.tpm, self.state, candidate)
+            log_in_first(enter, self.rest) if first else enter()
         except HubRefused:
             assigned.keep(self.state, Kept(kept.proven, anew=kept.anew))
             raise
@@ -214,14 +234,6 @@ class Registration:
             self._place(candidate.key)
         assigned.keep(self.state, Kept(candidate))
         return candidate
-
-    def _log_in(self, new: Assignment) -> None:
-        from agent import hub
-
-        where = hub.Where(new.hub, new.device_id)
-        login = credential(self.conf, self.tpm, self.state, new)
-        with hub.Hub(where, login, route(self.conf)) as there:
-            there.connect()
 
     def _in_place(self, key: Key) -> bool:
         found = self.tpm.public(HUB_KEY)
@@ -258,7 +270,7 @@ class Registration:
 def _there(tpm: Tpm, handle: int) -> Public:
     found = tpm.public(handle)
     if found is None:
-        raise RuntimeError(f"{handle:#x} is made before DPS is asked")
+        raise Later(f"cannot register: the key at {handle:#x} is lost, just now")
     return found
 
 
@@ -275,22 +287,3 @@ def _is_left_to_us(tpm: Tpm) -> None:
 
 def _waits(kept: Kept, wanted: Asked) -> bool:
     return kept.candidate is not None and kept.candidate.asked == wanted
-
-
-def credential(conf: Config, tpm: Tpm, state: State, new: Assignment) -> "ByCertificate | ByToken":
-    """How the device logs in at the hub."""
-    from agent import hub
-
-    if new.key is None:
-        signer = tpm.signer(ldevid_key.HANDLE, known=True)
-        return hub.ByCertificate(signer, state.ldevid_cert)
-    lifetime = (conf.hub or Hub()).token_lifetime
-    return hub.ByToken(assigned.signer(tpm, new.key), int(lifetime.total_seconds()))
-
-
-def route(conf: Config) -> "Route":
-    """How the hub is reached."""
-    from agent import hub
-
-    transport = (conf.hub or Hub()).transport
-    return hub.Route(conf.dps.trust, transport == "websockets", inputs.proxy(conf))

@@ -36,6 +36,7 @@ class Behaviour:
     """What a test may ask for, read from the file whenever it has changed."""
 
     refuse: int = 0  # everybody, with this number in CONNACK: 3 unavailable, 5 not authorized
+    refuse_times: int = -1  # only so often, counted from now on; -1: always
     close: bool = False  # connections are closed before TLS begins
     drop_at: list[int] = field(default_factory=list)  # these messages, counted from now on from 1,
     stored: bool = True  # end the connection: stored, but not acknowledged; or not even stored
@@ -55,7 +56,7 @@ class Hub:
         self._log, self._script = Path(settings["log"]), Path(settings["behaviour"])
         self._behaviour, self._changed = Behaviour(), 0
         self._sessions: dict[str, Session] = {}
-        self._count, self._published = 0, 0
+        self._count, self._published, self._refused = 0, 0, 0
         self._lock = threading.RLock()
 
     @property
@@ -63,7 +64,7 @@ class Hub:
         with self._lock:
             if self._script.exists() and (now := self._script.stat().st_mtime_ns) != self._changed:
                 self._behaviour = Behaviour(**json.loads(self._script.read_text()))
-                self._changed, self._published = now, 0
+                self._changed, self._published, self._refused = now, 0, 0
             return self._behaviour
 
     def note(self, event: str, **what: object) -> None:
@@ -76,11 +77,19 @@ class Hub:
             return self._count
 
     def judge(self, connect: mqtt.Connect, chain: list[x509.Certificate]) -> Verdict:
-        if code := self.behaviour.refuse:
+        if code := self._refusal():
             return Verdict(code, "refuses everybody")
         known = json.loads(self._registry.read_text()) if self._registry.exists() else {}
         devices = known.get(self.host, {})
         return judge(Door(self.host, devices, self._enrolled, time.time()), connect, chain)
+
+    def _refusal(self) -> int:
+        with self._lock:
+            wanted = self.behaviour
+            if wanted.refuse == 0 or self._refused == wanted.refuse_times:
+                return 0
+            self._refused += 1
+            return wanted.refuse
 
     def enter(self, session: "Session") -> None:
         with self._lock:
