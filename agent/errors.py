@@ -134,7 +134,7 @@ class PayloadUnusable(ConfigError):
 
 
 class EdgeConfigured(ConfigError):
-    """device.target is "device", but IoT Edge is configured here: both would be the same device."""
+    """IoT Edge is configured here, and device.target is "device": two would be the same device."""
 
     code = "edge-configured"
     remedy = (
