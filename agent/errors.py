@@ -100,7 +100,7 @@ class RootUnconfirmed(ConfigError):
 
 
 class ProxyUnusable(ConfigError):
-    """The proxy named in the environment (HTTPS_PROXY) is not a URL."""
+    """The proxy named in the environment (HTTPS_PROXY) is not the URL of an HTTP proxy."""
 
     code = "proxy-unusable"
     remedy = (
@@ -985,7 +985,7 @@ class TelemetryUnfinished(Later):
     """Messages are left that the IoT hub has not acknowledged."""
 
     code = "telemetry-unfinished"
-    remedy = "Send again what was not acknowledged, once {hub} answers"
+    remedy = "Send again what was not acknowledged, unless it was kept, once {hub} answers"
 
 
 class NotProvisioned(Later):

@@ -39,8 +39,19 @@ from agent.errors import (
 )
 from agent.http_line import Adapter, Alarm, Proxy, Session
 from agent.tls import tls_context, tls_error
+from agent.urls import HOST_LABEL
 
-__all__ = ["Https", "Proxy", "Reply", "host_of", "http_date", "no_way", "printable", "retry_after"]
+__all__ = [
+    "Https",
+    "Proxy",
+    "Reply",
+    "host_of",
+    "http_date",
+    "no_way",
+    "printable",
+    "proxy_of_environment",
+    "retry_after",
+]
 NO_LOGIN = 407  # Proxy Authentication Required
 _NO_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")  # http.client
 WEEK = 7 * 24 * 3600
@@ -108,7 +119,7 @@ class Https:
 
         Raises Unreachable, DnsFailed, TimedOut, ReplyTruncated, ProxyUnreachable, ProxyRefused,
         ProxyLogin, TlsDates (75: later); TlsUntrusted, TlsName, TlsClientRefused, TlsFailed,
-        HttpGarbled, ReplyTooLarge (76).
+        HttpGarbled, ReplyTooLarge (76); ProxyUnusable (78).
         """
         host = host_of(url)
         try:
@@ -116,8 +127,6 @@ class Https:
                 reply = self._exchange(method, url, headers or {}, body)
         except (requests.ConnectionError, requests.Timeout, HTTPError) as e:
             self._translate(host, e)
-        except requests.exceptions.InvalidProxyURL as e:
-            raise ProxyUnusable(f"cannot reach {host}: HTTPS_PROXY is not a URL") from e
         except requests.exceptions.InvalidHeader as e:
             if not isinstance(_causes(e)[-1], HTTPError):
                 raise  # ours, not the server's
@@ -148,10 +157,8 @@ class Https:
             return Reply(response.status_code, response.headers, bytes(whole))
 
     def _proxies(self, url: str) -> dict[str, str]:
-        if self._proxy:
-            return {"https": self._proxy.url}
-        found: dict[str, str] = requests.utils.get_environ_proxies(url)
-        return found
+        found = self._proxy.url if self._proxy else proxy_of_environment(url)
+        return {"https": found} if found else {}
 
     def _late(self, host: str) -> TimedOut:
         why = f"no complete answer within {self._timeout:g} s"
@@ -194,6 +201,31 @@ def no_way(
     if found:
         kind = ProxyLogin if int(found[1]) == NO_LOGIN else ProxyRefused
     return kind(message, host=host, proxy=host_of(proxy.url) if proxy else "HTTPS_PROXY's proxy")
+
+
+def proxy_of_environment(url: str, schemes: Sequence[str] = ("http", "https")) -> str | None:
+    """What HTTPS_PROXY, ALL_PROXY and NO_PROXY say of this URL: a URL, perhaps with a login in it.
+    Raises ProxyUnusable, without quoting it."""
+    found = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    if not found:
+        return None
+    proxy = found if "://" in found else f"http://{found}"
+    if not _is_proxy(proxy, schemes):
+        ways = " or ".join(f"{scheme}://HOST:PORT" for scheme in schemes)
+        raise ProxyUnusable(f"cannot reach {host_of(url)}: HTTPS_PROXY is not {ways}")
+    return proxy
+
+
+def _is_proxy(url: str, schemes: Sequence[str]) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    labels = (parts.hostname or "").removesuffix(".").split(".")
+    host = port != 0 and all(map(HOST_LABEL.fullmatch, labels))
+    no_more = parts.path in ("", "/") and not (parts.query or parts.fragment)
+    return parts.scheme in schemes and host and no_more and url.isascii()
 
 
 def printable(text: str, limit: int = 200) -> str:

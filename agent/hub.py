@@ -143,8 +143,8 @@ class Hub:
             hub = self.where.hub
             raise HubUnreachable(f"cannot go on with {hub}: the connection was lost", host=hub)
         if self._asked.is_set() or self.due() <= 0:
-            with self._speaking():
-                self._open.update_sastoken(self._token())
+            with self._speaking(), self._timely(self._token()) as token:
+                self._open.update_sastoken(token)
 
     def due(self) -> float:
         """Seconds until `keep` should be called; inf if there is nothing to renew."""
@@ -186,7 +186,8 @@ class Hub:
             "product_info": "tpm2cloud",
         }
         if isinstance(self._credential, ByToken):
-            return IoTHubDeviceClient.create_from_sastoken(self._token(), **options)
+            with self._timely(self._token()) as token:
+                return IoTHubDeviceClient.create_from_sastoken(token, **options)
         self._key = Key(self._credential.signer)
         chain, tls = self._credential.chain, TlsKey(self._key)
         tls.load_into(context, chain)  # or says what is wrong with that
@@ -206,6 +207,15 @@ class Hub:
         resource = f"{self.where.hub}/devices/{self.where.device_id}"
         return sas.token(resource, self._credential.sign, self._clock.expires)
 
+    @contextlib.contextmanager
+    def _timely(self, token: str) -> Iterator[str]:
+        """The library does not take one that is over."""
+        try:
+            yield token
+        except ValueError as e:
+            why = "a token that was made just now is over: the clock is being set"
+            raise ClockImplausible(f"cannot log in to {self.where.hub}: {why}") from e
+
     def _new_token_wanted(self) -> None:
         """In a thread of the library's."""
         self._asked.set()
@@ -224,10 +234,6 @@ class Hub:
         except failures() as e:
             self.close()
             self._raise(e)
-        except ValueError as e:  # the library does not take a token that is over
-            self.close()
-            why = "a token that was made just now is over: the clock is being set"
-            raise ClockImplausible(f"cannot log in to {self.where.hub}: {why}") from e
         except BaseException:
             self.close()
             raise

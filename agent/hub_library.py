@@ -5,13 +5,13 @@ import logging
 import re
 import threading
 import time
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from agent.http import proxy_of_environment
 from agent.tpm.operations import Signer
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ def call(client: Any, new_token: Callable[[], None] | None, change: object) -> N
 
 
 def of_environment(hub: str) -> "ProxyOptions | None":
-    """What HTTPS_PROXY and NO_PROXY say of this host."""
-    url = urllib.request.getproxies().get("https")
-    if not url or urllib.request.proxy_bypass(hub):
+    """What HTTPS_PROXY and NO_PROXY say of this host. Raises ProxyUnusable: the library would take
+    one of another scheme for HTTP."""
+    url = proxy_of_environment(f"https://{hub}", ("http",))
+    if url is None:
         return None
     parts = urlsplit(url)
     username, password = (unquote(part or "") for part in (parts.username, parts.password))

@@ -111,13 +111,32 @@ def test_a_proxy_that_is_not_wanted_for_this_host_is_left_alone(
     assert get(tls) == b"fine"
 
 
+NO_PROXIES = [
+    *("http://", "http://proxy:31x28", "http://proxy:99999", "http://proxy:0", "http://a..b:80"),
+    *("socks5://proxy:1080", "http://me:hunter2/x@proxy:80", "http://proxy:80/path", "http://[::1"),
+    "http://me:hunter2@pro xy:80",
+]
+
+
+@pytest.mark.parametrize("url", NO_PROXIES)
 def test_a_proxy_that_makes_no_sense_is_a_matter_of_configuration(
+    tls: pki.Tls, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(ProxyUnusable, match="HTTPS_PROXY is not http://HOST:PORT") as caught:
+        get(tls)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_proxy_without_a_scheme_is_an_http_proxy(
     tls: pki.Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://")
-    monkeypatch.setenv("NO_PROXY", "")
-    with pytest.raises(ProxyUnusable):
-        get(tls)
+    with lab.Proxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.removeprefix("http://"))
+        monkeypatch.setenv("NO_PROXY", "")
+        assert get(tls) == b"fine"
+        assert len(proxy.asked) == 1
 
 
 # --- the configuration ---

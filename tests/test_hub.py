@@ -19,6 +19,7 @@ from agent.errors import (
     HubRefused,
     ProxyLogin,
     ProxyRefused,
+    ProxyUnusable,
     ServerBusy,
     TimedOut,
     TlsCertificateUnusable,
@@ -314,6 +315,28 @@ def test_websockets_go_by_the_proxy_of_the_environment_and_mqtt_does_not(
         hub.close()
         assert [a.target for a in proxy.asked] == [f"{lab.host}:443"]
         ours().connect()
+        assert len(proxy.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:31x28", "http://127.0.0.1:99999", "socks5://a:1", "https://a:1"]
+)
+def test_what_is_no_http_proxy_is_a_matter_of_configuration_and_not_of_the_clock(
+    lab: LabHub, ours: Open, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(ProxyUnusable, match=r"HTTPS_PROXY is not http://HOST:PORT$"):
+        ours(route=Route(lab.tls.trust, websockets=True)).connect()
+
+
+def test_a_proxy_without_a_scheme_is_an_http_proxy(
+    lab: LabHub, ours: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Proxy(lab.routes) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.removeprefix("http://"))
+        monkeypatch.setenv("NO_PROXY", "")
+        ours(route=Route(lab.tls.trust, websockets=True)).connect()
         assert len(proxy.asked) == 1
 
 

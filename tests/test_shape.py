@@ -36,7 +36,7 @@ ALLOWED = {
     "identity_csv": {"deviceid", "errors", "x509"},
     "tls": {"errors"},
     "traffic": set(),
-    "http": {"errors", "http_line", "tls", "traffic"},
+    "http": {"errors", "http_line", "tls", "traffic", "urls"},
     "http_line": {"traffic"},
     "sas": set(),
     "dps": {"errors", "dps_wire", "http", "sas"},
