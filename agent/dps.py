@@ -90,6 +90,7 @@ class Dps:
             except DpsUnauthorized:
                 if not left:
                     raise
+            self._rest(LEAST * 2 ** (TRIES - 1 - left))
         raise AssertionError("the last one is raised")
 
     def there(self) -> None:

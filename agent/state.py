@@ -151,7 +151,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     data = store.read(path)
     try:
         found = json.loads(data) if data else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

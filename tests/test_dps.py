@@ -214,13 +214,13 @@ def test_the_token_names_the_key_as_the_challenge_does(
     assert chip.register().hub == HUB
 
 
-def test_a_challenge_that_is_out_of_date_is_asked_for_anew_three_times_and_at_once(
+def test_a_challenge_that_is_out_of_date_is_asked_for_anew_three_times_with_growing_pauses(
     chip: Registrant, service: provisioning.Dps
 ) -> None:
     service.behave(supersede=3, polls=0)
     assert chip.register().hub == HUB
     assert chip.steps == ["challenge", "register"] * 4 + ["operation"]
-    assert chip.rests == [LEAST]
+    assert chip.rests == [LEAST, 2 * LEAST, 4 * LEAST, LEAST]
 
 
 def test_not_for_ever(chip: Registrant, service: provisioning.Dps) -> None:

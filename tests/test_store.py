@@ -88,8 +88,9 @@ def test_no_permission_is_said_as_such(tmp_path: Path) -> None:
 
 
 def test_a_damaged_state_file_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("{")
-    assert read_json(tmp_path / "x.json") is None
+    for damaged in ("{", "[" * 100_000):
+        (tmp_path / "x.json").write_text(damaged)
+        assert read_json(tmp_path / "x.json") is None
     assert read_json(tmp_path / "none.json") is None
 
 
