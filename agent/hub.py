@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from agent import sas
-from agent.errors import ClockImplausible, HubUnreachable
+from agent.errors import ClockImplausible, HubUnreachable, TimedOut
 from agent.hub_errors import Line, dropped, translated
 from agent.hub_library import (
+    Deadline,
     Key,
     Lifetime,
     call,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 RENEW_AT = 0.8  # of a token's lifetime
 LIMIT = 255 * 1024  # bytes of a message; the service's limit of 256 KB counts its properties, too
 PATIENCE = 30.0  # seconds to wait for an acknowledgement
+LOGIN = 60.0  # seconds that a login may take
 JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
 
 
@@ -84,9 +86,9 @@ class Hub:
     """Closed by the end of the `with`. Not for several threads at once.
 
     `wake`: called in another thread when there is something to do: `keep` does it. `patience`:
-    seconds to wait for an acknowledgement. Whatever raises an AgentError (HubRefused, TimedOut,
-    HubUnreachable, ServerBusy, those of agent/tls.py and of the TPM, HubGarbled) leaves no
-    connection.
+    seconds to wait for an acknowledgement; `login`: that a login may take. Whatever raises an
+    AgentError (HubRefused, TimedOut, HubUnreachable, ServerBusy, those of agent/tls.py and of the
+    TPM, HubGarbled) leaves no connection.
     """
 
     def __init__(
@@ -97,9 +99,10 @@ class Hub:
         *,
         wake: Callable[[], None] = lambda: None,
         patience: float = PATIENCE,
+        login: float = LOGIN,
     ) -> None:
         self.where, self._credential, self._route = where, credential, route
-        self._wake, self._patience = wake, patience
+        self._wake, self._patience, self._login = wake, patience, login
         self._client: IoTHubDeviceClient | None = None
         self._files = contextlib.ExitStack()
         self._asked, self._clock = threading.Event(), Lifetime(0)
@@ -117,7 +120,7 @@ class Hub:
         with self._speaking():
             self._client = self._new()
             call(self._client, self._new_token_wanted, self._wake)
-            self._client.connect()
+            self._enter(self._client)
 
     def send(self, data: bytes, message_id: str, kind: str = JSON) -> None:
         """One message, of at most LIMIT bytes; returns when the hub has acknowledged it. If this
@@ -198,6 +201,20 @@ class Hub:
             self.where.device_id,
             **options,
         )
+
+    def _enter(self, client: "IoTHubDeviceClient") -> None:
+        proxy = self._proxy()
+        port = proxy.proxy_port if proxy else (443 if self._route.websockets else 8883)
+        with Deadline(self._login, port) as deadline:
+            try:
+                client.connect()
+            except failures() as e:
+                if not deadline.rang:
+                    raise
+                with quiet():
+                    dropped(e)
+                hub, why = self.where.hub, f"it took longer than {self._login:g} s"
+                raise TimedOut(f"cannot log in to {hub}: {why}", host=hub) from e
 
     def _token(self) -> str:
         if not isinstance(self._credential, ByToken):

@@ -2,13 +2,15 @@
 
 import contextlib
 import logging
+import os
 import re
+import socket
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
 
 from agent.http import proxy_of_environment
@@ -57,6 +59,42 @@ class Key:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+class Deadline:
+    """For a login: the library waits in it, in a thread of its own, as long as the other end says
+    something once a minute. `port`: of the hub, or of the proxy. `rang`: it was cut off."""
+
+    def __init__(self, seconds: float, port: int) -> None:
+        self._seconds, self._port, self.rang = seconds, port, False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        left = self._seconds
+        while not self._over.wait(left):
+            self.rang, left = True, 1.0  # perhaps it has no connection yet
+            cut_off(self._port)
+
+
+def cut_off(port: int) -> None:
+    """All connections of this process to that port of whomever: the library tells of none."""
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # it is closed by now, or not connected
+            if not str(fd.readlink()).startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(fd.name))) as line:
+                internet = line.family in (socket.AF_INET, socket.AF_INET6)
+                if internet and line.getpeername()[1] == port:
+                    line.shutdown(socket.SHUT_RDWR)
 
 
 def hang_up(client: "IoTHubDeviceClient") -> None:

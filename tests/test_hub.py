@@ -32,7 +32,7 @@ from agent.http import Proxy as Configured
 from agent.hub import ByCertificate, ByToken, Hub, Route, Where
 from agent.tpm import Tpm
 from tests.lab import pki
-from tests.lab.hostile import Hostile, http, whole
+from tests.lab.hostile import Hostile, Way, drip, hang, http, whole
 from tests.lab.hub import Hub as LabHub
 from tests.lab.proxy import Proxy
 
@@ -346,6 +346,27 @@ def test_mqtt_goes_through_the_proxy_of_the_configuration_too(lab: LabHub, ours:
         hub.connect()
         hub.close()
         assert [a.target for a in proxy.asked] == [f"{lab.host}:8883"]
+
+
+@pytest.mark.parametrize("way", [hang, drip(http(200, b"x" * 5000), 0.05)], ids=["hang", "drip"])
+def test_a_login_that_is_never_answered_comes_to_an_end(lab: LabHub, ours: Open, way: Way) -> None:
+    with (
+        Hostile(lab.tls, {"websocket": way}) as server,
+        Proxy({f"{lab.host}:443": ("127.0.0.1", server.port)}) as proxy,
+    ):
+        route = Route(lab.tls.trust, websockets=True, proxy=Configured(proxy.url))
+        with pytest.raises(TimedOut, match="cannot log in"):
+            ours(route=route, login=0.5).connect()
+
+
+def test_tls_that_is_never_answered_comes_to_an_end(lab: LabHub, ours: Open) -> None:
+    with (
+        Hostile(lab.tls, mute=True) as server,
+        Proxy({f"{lab.host}:8883": ("127.0.0.1", server.port)}) as proxy,
+    ):
+        route = Route(lab.tls.trust, proxy=Configured(proxy.url))
+        with pytest.raises(TimedOut, match="cannot log in"):
+            ours(route=route, login=0.5).connect()
 
 
 def test_a_web_server_in_its_place_is_no_hub(lab: LabHub, ours: Open) -> None:
