@@ -3,6 +3,7 @@
 Each story is the life of one device, in the order it is told; all of it by the installed command.
 """
 
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agent import store
 from agent.state import State
 from agent.steps import assigned
 from agent.tpm import Tpm
@@ -22,6 +24,7 @@ from tests.lab.factory import Board
 from tests.lab.tools import Tools
 from tests.lab.world import World
 from tests.test_journal import told
+from tests.test_patience import running
 
 WELL = {"polls": 0, "retry_after": 0}
 
@@ -91,6 +94,23 @@ BY_TPM = ["tpm", "clock", "device-id", "ek", "srk", "same-tpm", "registration"]
 ONCE = ["challenge", "register", "operation"]
 
 
+def turned_away(device: Device) -> None:
+    """Nobody knows the EK before it is there. It stays a refusal while DPS is left alone."""
+    said = stopped(device, 76, "dps-not-enrolled")
+    assert "registration: cannot" in said
+    said = stopped(device, 76, "dps-not-enrolled")
+    assert "or at once by: tpm2cloud provision --reregister" in said
+    status = device.agent("status")
+    assert status.returncode == 4
+    assert f"registration  failed   cannot register '{device.wish.id}'" in status.stdout
+    assert "[dps-not-enrolled]" in status.stdout
+    with running(device, "EXTEND_TIMEOUT_USEC=") as run:  # a service waits before it ends,
+        with store.lock(device.state), Tpm(device.tcti) as tpm:  # and is in nobody's way
+            assert not tpm.loaded()
+        run.terminate()
+        assert run.wait() == -signal.SIGTERM
+
+
 def test_by_tpm_from_a_virgin_chip_to_a_hub_that_lets_it_in_and_no_question_after_that(
     make: Any,
 ) -> None:
@@ -99,18 +119,10 @@ def test_by_tpm_from_a_virgin_chip_to_a_hub_that_lets_it_in_and_no_question_afte
     assert [line.split()[0] for line in dry.stdout.splitlines()] == BY_TPM
     assert dry.stdout.splitlines()[-1].split()[1:] == ["would", "be", "done"]
 
-    said = stopped(device, 76, "dps-not-enrolled")  # nobody knows the EK before it is there
-    assert "registration: cannot" in said
-    status = device.agent("status")
-    assert status.returncode == 4
-    assert "registration  failed   cannot register 'virgin'" in status.stdout
-    assert "[dps-not-enrolled]" in status.stdout
+    turned_away(device)
     device.enrol()
-    said = stopped(device, 76, "dps-not-enrolled")  # after a pause, says it,
-    assert "or at once by: tpm2cloud provision --reregister" in said
-    assert device.agent("status").returncode == 4
+    stopped(device, 76, "dps-not-enrolled")
     assert asked(device) == ["challenge"]
-
     assert provisioned(device, "--reregister") == [*BY_TPM[:-1], "registration!"]
     assert asked(device) == ["challenge", *ONCE]
     assert logins(device) == [("token", True)]
@@ -153,6 +165,7 @@ def test_by_certificate_dps_and_the_hub_see_the_ldevid_and_a_renewed_one_is_regi
     first, clock = assignment(device).asked["shown"], device.world.clock
     assert clock is not None
     clock.advance(timedelta(days=80))
+    device.configure({"dps": {"fleet": 1_000_000}})  # its turn in that would be after hours
     health = device.agent("health")
     assert health.returncode == 0, health.stdout + health.stderr
     assert "LDevID: renewed" in health.stdout
@@ -194,6 +207,19 @@ def test_what_it_is_registered_with_changes_and_only_then_it_is_registered_anew(
     assert "registration  failed" in said
 
 
+def not_forgotten(device: Device) -> None:
+    """DPS is busy when it is told to register anew: that is a matter of the next run, then."""
+    device.configure({"dps": {"fleet": 1_000_000}})  # its turn in that would be after hours
+    before, key = assignment(device), hub_key(device)
+    device.world.dps.behave(throttle=1, retry_after=3600)
+    stopped(device, 75, "dps-throttled", "--reregister")
+    device.world.dps.behave(**WELL)
+    stopped(device, 75, "dps-waits")
+    assert "registration  waiting" in device.agent("status").stdout
+    assert (assignment(device), hub_key(device)) == (before, key)
+    State(device.state).turn.unlink()
+
+
 def test_moved_to_another_hub_it_goes_there_when_it_is_told_to_and_the_old_one_stays_till_then(
     make: Any,
 ) -> None:
@@ -203,6 +229,8 @@ def test_moved_to_another_hub_it_goes_there_when_it_is_told_to_and_the_old_one_s
     with world.another_hub() as other:
         world.dps.move("moves", other.host, stays=True)
         assert provisioned(device) == BY_TPM  # a boot asks nobody
+        not_forgotten(device)
+
         other.behave(refuse=3)
         said = stopped(device, 75, "server-busy", "--reregister")
         assert other.host in said
@@ -215,11 +243,13 @@ def test_moved_to_another_hub_it_goes_there_when_it_is_told_to_and_the_old_one_s
         other.behave(refuse=5)
         stopped(device, 76, "hub-refused")
         assert (assignment(device), hub_key(device)) == (before, key)
-        assert provisioned(device) == BY_TPM
         assert asked(device) == questions
+        assert device.agent("status").returncode == 4
 
         other.behave()
-        provisioned(device, "--reregister")
+        assert provisioned(device)[-1] == "registration!"  # a boot goes on with what was told
+        assert asked(device) == [*questions, *ONCE]
+        assert provisioned(device) == BY_TPM
         assert assignment(device).hub == other.host
         assert [each["accepted"] for each in other.connections()] == [False, False, True]
         assert hub_key(device) != key

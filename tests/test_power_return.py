@@ -63,19 +63,26 @@ def test_never_more_than_dps_takes_and_done_within_15_percent_of_the_best_possib
     assert over <= 0.15
 
 
-def test_names_made_of_eks_are_spread_by_chance_and_some_ten_may_have_to_come_twice(
-    tell: Tell,
+@pytest.mark.parametrize(("attestation", "requests"), [("x509", 1), ("tpm", 2)])
+def test_names_made_of_eks_are_spread_by_chance_and_some_may_have_to_come_twice(
+    attestation: str, requests: int, tell: Tell
 ) -> None:
-    """Each minute is to get 881 of 1,000, and chance adds to that."""
-    found = returns("tpm", Service(limit=PER_MINUTE), count=FEWER, counting=False)
+    """Each minute is to get 881 of 1,000, and chance adds to that: by TPM, where a device asks
+    twice at a time, some minutes get more than DPS takes. Who is too many is told so (429), and
+    comes back at any time in a window as long as the first."""
+    found = returns(attestation, Service(limit=PER_MINUTE), counting=False)
+    least = best(FLEET, requests)
+    late = sum(device.polls[0] > 1.15 * least for device in found.devices)
     tell(
-        f"tpm, names by chance, {FEWER} devices: at most {found.busiest} registrations in a "
-        f"minute; {found.service.refused} times 429; all after {found.finished / 60:.0f} min, "
-        f"{best(FEWER, 2) / 60:.0f} min at best"
+        f"{attestation}, names by chance, {FLEET} devices: at most {found.busiest} registrations "
+        f"in a minute; {found.service.refused} times 429; {late} devices are in later than 15% "
+        f"after the {least / 60:.0f} min that it takes at best, the last one after "
+        f"{found.finished / 60:.0f} min"
     )
     assert found.busiest < 1.1 * PER_MINUTE
     assert found.polls <= POLLS
-    assert all(device.polls for device in found.devices)
+    assert late <= found.service.refused < FLEET / 1000
+    assert found.finished <= 2.5 * least
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["busy", "silent"])

@@ -354,7 +354,7 @@ def test_a_proxy_that_says_no_is_not_asked_every_30_seconds(
             attempt(state, kind("no", proxy="p", host="h"), fleet=1_000_000, person=True)
         assert least - 5 <= paused(state) <= 1.5 * least
         with pytest.raises(kind, match="no; DPS is asked again") as caught:
-            attempt(state, fleet=1_000_000)
+            attempt(state, fleet=1_000_000, near=0)
         assert caught.value.status == 75
 
 
