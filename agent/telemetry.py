@@ -27,6 +27,7 @@ from agent.errors import (
     Refused,
     TelemetryUnfinished,
     TlsClientRefused,
+    TpmError,
 )
 from agent.hub import LIMIT
 from agent.telemetry_lines import FOREVER, Source, Wake
@@ -38,7 +39,7 @@ FIRST, LONGEST = 1.0, 300.0  # seconds to wait before it is tried again
 ASK, ASK_LONGEST = 900.0, 86400.0  # seconds between questions at DPS that did not help
 STEADY = 60.0  # seconds that a connection lasts before the troubles that it had are forgotten
 SOON = 30.0  # seconds; another run may have ended by then, and DPS may be there
-PASSING = {Later.status, Refused.status}
+PASSING = {Later.status, Refused.status, TpmError.status}  # a TPM is reset, its daemon restarted
 NOT_US = (HubRefused, TlsClientRefused)
 
 

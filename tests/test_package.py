@@ -133,6 +133,14 @@ def test_removing_stops_every_service_of_ours() -> None:
     assert set(stop[1].replace("\\", " ").split()) == units
 
 
+def test_an_upgrade_restarts_the_one_that_runs_for_years_without_waiting_for_the_hub() -> None:
+    postinst = (TOP / "debian/tpm2cloud.postinst").read_text()
+    upgrade = postinst.partition('if [ -n "$2" ]; then')[2]
+    restart = "deb-systemd-invoke -- try-restart tpm2cloud-telemetry.service --no-block"
+    assert restart in upgrade
+    assert postinst.index("daemon-reload") < postinst.index(restart)
+
+
 # --- what it does to a system ---
 
 

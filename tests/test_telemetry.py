@@ -401,7 +401,8 @@ def test_it_stops_at_once_while_it_registers_again_and_holds_nobody_up(
 def test_where_nothing_can_be_kept_it_says_so(device: Device, hub: Hub, pipe: int) -> None:
     hub.behave(drop_at=list(range(1, 99)), stored=False)
     ended = len(hub.closed(ID))
-    kept(device).mkdir()
+    in_the_way = device.state / f".{kept(device).name}.new"
+    in_the_way.mkdir()
     try:
         os.write(pipe, b"one\n")
         command, env = device.agent_command("telemetry", *FOREVER), device.environment()
@@ -410,7 +411,7 @@ def test_where_nothing_can_be_kept_it_says_so(device: Device, hub: Hub, pipe: in
         service.terminate()
         said = service.communicate(timeout=60)[1]
     finally:
-        kept(device).rmdir()
+        in_the_way.rmdir()
     assert service.returncode == 75
     assert b"0 acknowledged, 1 not acknowledged (not kept)" in said
 

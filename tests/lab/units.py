@@ -42,7 +42,7 @@ Service={service}
 [Install]
 WantedBy=sockets.target
 """
-PROGRAMS = ("tpm2cloud", "journalctl", "aziotd")
+PROGRAMS = ("tpm2cloud", "journalctl", "aziotd", "sh")
 
 Settings = dict[str, list[str]]
 
