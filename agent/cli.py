@@ -192,7 +192,9 @@ def _telemetry(commands: Any) -> None:
         help="send messages to the IoT hub, on a device without IoT Edge",
         description="Send each line of a file, or of standard input, to the IoT hub as a message, "
         "until the hub has acknowledged it; through lost connections, expired tokens, and, by "
-        "asking DPS anew, a changed key or another hub. Exit status 0: all are acknowledged.",
+        "asking DPS anew, a changed key or another hub. Exit status 0: all are acknowledged, or, with "
+        "'--patience forever', kept: of a pipe, what was read and is not acknowledged is sent first "
+        "by the next run.",
     )
     what = add.add_mutually_exclusive_group()
     what.add_argument("file", nargs="?", default="-", metavar="FILE", help="'-' is standard input")
@@ -200,7 +202,10 @@ def _telemetry(commands: Any) -> None:
     what.add_argument("--count", type=_number, metavar="N", help=help)
     help = "between those; 1s, if not given"
     add.add_argument("--interval", type=_seconds, default=1.0, metavar="TIME", help=help)
-    help = "how long it is tried to get on, such as 5min (the default), or 'forever': for a service"
+    help = (
+        "how long it is tried to get on, such as 5min (the default), or 'forever': for a service; "
+        "one login may take a minute"
+    )
     add.add_argument("--patience", type=_patience, default=300.0, metavar="TIME", help=help)
     add.set_defaults(verb=verbs.telemetry)
 

@@ -78,7 +78,7 @@ class Post:
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
     tally: Tally = field(default_factory=Tally)
     _failures: int = 0
-    _since: float | None = None  # when the trouble began that keeps us from getting on
+    _since: float | None = None  # when we last got on, or began to try
     _connected: float | None = None  # since when
     _told: str | None = None
     _refusals: int = 0
@@ -151,6 +151,7 @@ class Post:
     def _until(self, act: Callable[[], None]) -> bool:
         """Connected, and `act` went well. False: stopped."""
         while not self.wake.stopped:
+            self._since = self._since or now()
             try:
                 if self.link.keep():
                     self._ready()
@@ -192,7 +193,7 @@ class Post:
         """Two who share an identity end each other's connection, so that alone makes none well."""
         if self._connected is not None and now() - self._connected >= STEADY:
             self._failures, self._told = 0, None
-        self._connected, self._since = None, self._since or now()
+        self._connected = None
         self._failures += 1
 
     def _hopeless(self, error: AgentError) -> bool:

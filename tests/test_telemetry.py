@@ -398,6 +398,23 @@ def test_it_stops_at_once_while_it_registers_again_and_holds_nobody_up(
         hub.wait(lambda: arrived(hub, before) == ["one"])
 
 
+def test_a_tpm_that_is_away_for_a_moment_is_waited_for(device: Device, hub: Hub, pipe: int) -> None:
+    """Its driver is reset, or its resource manager restarted, while the connection is lost."""
+    before = len(hub.messages(ID))
+    os.write(pipe, b"one\n")
+    with reading(device, pipe) as service:
+        hub.wait(lambda: arrived(hub, before) == ["one"])
+        device.power_cut()
+        try:
+            hub.behave(drop_at=[1], stored=False)
+            os.write(pipe, b"two\n")
+            assert service.stderr is not None
+            assert any("[tpm-unavailable]; trying again" in line for line in service.stderr)
+        finally:
+            device.power_on()
+        hub.wait(lambda: arrived(hub, before) == ["one", "two"])
+
+
 def test_where_nothing_can_be_kept_it_says_so(device: Device, hub: Hub, pipe: int) -> None:
     hub.behave(drop_at=list(range(1, 99)), stored=False)
     ended = len(hub.closed(ID))
