@@ -192,9 +192,9 @@ def _telemetry(commands: Any) -> None:
         help="send messages to the IoT hub, on a device without IoT Edge",
         description="Send each line of a file, or of standard input, to the IoT hub as a message, "
         "until the hub has acknowledged it; through lost connections, expired tokens, and, by "
-        "asking DPS anew, a changed key or another hub. Exit status 0: all are acknowledged, or, with "
-        "'--patience forever', kept: of a pipe, what was read and is not acknowledged is sent first "
-        "by the next run.",
+        "asking DPS anew, a changed key or another hub. Exit status 0: all are acknowledged, or, "
+        "with '--patience forever', kept: of a pipe, what was read and is not acknowledged is sent "
+        "first by the next run.",
     )
     what = add.add_mutually_exclusive_group()
     what.add_argument("file", nargs="?", default="-", metavar="FILE", help="'-' is standard input")
