@@ -38,7 +38,7 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
     if config.ldevid and (est := config.ldevid.est) and est.auth != "mtls":
         yield partial(est_secret, est)
     if not config.for_edge:
-        yield partial(_alone, config.aziot.directory)
+        yield partial(alone, config)
         yield partial(_vouches, config.dps.trust)
         yield partial(payload, config)
     yield partial(proxy_password, config)
@@ -48,9 +48,11 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
             yield partial(operational_password, operational)
 
 
-def _alone(aziot: Path) -> None:
+def alone(config: Config) -> None:
     """Two who are the same device at the hub throw each other out, and one TPM has one place for
-    the key from Azure. IoT Edge that nobody has configured does nothing. `aziot`: its directory."""
+    the key from Azure. IoT Edge that nobody has configured does nothing. Raises EdgeConfigured,
+    NoPermission."""
+    aziot = config.aziot.directory
     found = [path for path in [aziot / "config.toml"] if _provisions(store.read(path))]
     found += sorted(aziot.glob("*/config.d/00-super.toml"))
     if found:

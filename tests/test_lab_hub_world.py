@@ -60,7 +60,7 @@ def test_a_device_by_tpm_is_enrolled_by_its_ek_and_needs_no_certificates(
     assert len(name) == 52
     enrolled = json.loads((hub_world.dps.directory / "enrolments.json").read_text())["individual"]
     assert base64.b64decode(enrolled[name]["ek"]) == ek
-    assert set(found) == {"device", "tpm", "idevid", "dps", "hub"}
+    assert set(found) == {"device", "tpm", "idevid", "dps", "hub", "aziot"}
     assert found["dps"]["fleet"] == 1
     assert found["dps"]["trust"] == str(hub_world.tls.trust)
 
@@ -73,7 +73,9 @@ def test_a_device_by_certificate_has_a_token_and_no_operational_certificate(
         device = Device(hub_world, tmp_path / "d", wish)
         found = configured(device)
         assert found["proxy"] == {"url": proxy.url, "username": "me"}
-    assert set(found) == {"device", "tpm", "idevid", "ldevid", "pkcs11", "dps", "hub", "proxy"}
+    assert set(found) == {
+        *("device", "tpm", "idevid", "ldevid", "pkcs11", "dps", "hub", "proxy", "aziot")
+    }
     assert found["hub"] == {"transport": "websockets"}
     password = device.credentials / "proxy-password"
     assert password.read_text() == "hunter2"

@@ -108,6 +108,8 @@ class Registration:
 
     def complete(self) -> None:
         """From wherever an earlier run was cut off, or something was lost."""
+        if self._shown() is None:
+            self.see_that_it_is_shown()
         kept, wanted = assigned.load(self.state), self._wanted()
         if _waits(kept, wanted):
             self._prove(kept)
@@ -117,6 +119,7 @@ class Registration:
     def register(self) -> Assignment:
         """DPS is asked, in turn. One whom the hub then refuses does not ask again at once; all else
         that may keep the candidate from being proven is no matter of DPS."""
+        inputs.alone(self.conf)  # since the run began, or the boot, somebody may have come
         if self._by_tpm:
             _is_left_to_us(self.tpm)
         now, wanted = assigned.load(self.state), self._wanted()

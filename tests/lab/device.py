@@ -173,6 +173,7 @@ class Device:
         return {
             "dps": {"trust": str(self.world.tls.trust), "fleet": 1},
             "hub": {"transport": self.wish.transport},
+            "aziot": {"directory": str(self.aziot)},
         }
 
     def _est(self, url: str) -> dict[str, str]:
