@@ -9,9 +9,10 @@ import pytest
 
 from agent.errors import NoPermission, PathUnusable
 from agent.hub import LIMIT
+from agent.state import State
 from agent.telemetry import FIRST, LONGEST, pause
 from agent.telemetry_lines import Counted, Lines, Source, Wake, source
-from agent.telemetry_message import Message
+from agent.telemetry_message import Message, Shelf
 
 
 def all_of(found: Source) -> list[bytes]:
@@ -63,6 +64,41 @@ def test_nothing_is_a_source_too_and_what_is_none_is_said(tmp_path: Path) -> Non
         pass
     with pytest.raises((PathUnusable, NoPermission)), source(str(tmp_path), None, 0) as found:
         found.take()
+
+
+def test_what_was_read_of_a_pipe_is_kept_and_half_a_line_for_that_pipe_alone(
+    pipe: tuple[Lines, int, int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = State(tmp_path)
+    assert state.telemetry in state.identity, "another device does not send it"
+    lines, _, into = pipe
+    os.write(into, b"hal")
+    assert lines.take() is None
+    assert Shelf(state.telemetry, lines).put(Message(b"\xff raw", "1"))
+    lines.part.clear()
+    assert Shelf(state.telemetry, lines).take() == Message(b"\xff raw", "1")
+    assert lines.part == b"hal"
+    other = Counted(0, 0)
+    other.pipe = f"{lines.pipe}0"
+    assert Shelf(state.telemetry, other).take() == Message(b"\xff raw", "1")
+    assert not other.part
+    assert not caplog.records
+    other.pipe = "another-boot 1 2"
+    Shelf(state.telemetry, other).take()
+    assert "half a line is lost" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"part": "?"}', '{"part": "", "line": "", "id": "a\\n"}', "[" * 10**5]
+)
+def test_a_damaged_file_of_what_was_kept_is_told_and_in_nobodys_way(
+    pipe: tuple[Lines, int, int], tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    file = tmp_path / "telemetry.json"
+    file.write_text(text)
+    assert Shelf(file, pipe[0]).take() is None
+    assert "is damaged" in caplog.text
+    assert Shelf(file, pipe[0]).put(Message(b"one", "1"))
 
 
 def test_messages_that_are_made_up_come_at_their_time() -> None:
