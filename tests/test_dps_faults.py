@@ -129,3 +129,17 @@ def test_keys_that_are_lost_while_it_sends_are_made_again_before_dps_is_shown_th
     done = ours.agent("telemetry", "--count", "1")
     assert done.returncode == 0, done.stderr
     assert ours.sends()
+
+
+def test_an_ek_that_is_lost_is_made_again_by_who_looks_after_the_device_and_dps_is_not_asked(
+    town: Town,
+) -> None:
+    ours = town.devices["tpm"]
+    ours.heal()
+    asked = len(ours.device.world.dps.requests())
+    ours.tools("evictcontrol", "-C", "o", "-c", EK)
+    done = ours.agent("health")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ours.agent("health").returncode == 0
+    assert len(ours.device.world.dps.requests()) == asked
+    assert ours.sends()
