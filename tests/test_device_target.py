@@ -104,11 +104,13 @@ def turned_away(device: Device) -> None:
     assert status.returncode == 4
     assert f"registration  failed   cannot register '{device.wish.id}'" in status.stdout
     assert "[dps-not-enrolled]" in status.stdout
+    written = State(device.state).failure.stat().st_mtime_ns
     with running(device, "EXTEND_TIMEOUT_USEC=") as run:  # a service waits before it ends,
         with store.lock(device.state), Tpm(device.tcti) as tpm:  # and is in nobody's way
             assert not tpm.loaded()
         run.terminate()
         assert run.wait() == -signal.SIGTERM
+    assert State(device.state).failure.stat().st_mtime_ns == written  # it says the same
 
 
 def test_by_tpm_from_a_virgin_chip_to_a_hub_that_lets_it_in_and_no_question_after_that(
