@@ -5,7 +5,6 @@ import hmac
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -112,25 +111,18 @@ def test_all_of_it_goes_through_a_proxy_where_there_is_no_other_way(chip: Regist
         assert {asked.user for asked in proxy.asked} == {"device"}
 
 
-def test_it_is_looked_for_with_the_trust_anchors_that_a_registration_will_have(
+def test_it_is_looked_for_with_the_trust_anchors_of_the_system_as_iot_edge_will_ask_it(
     service: provisioning.Dps, tls: pki.Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.behave()
     stranger = tmp_path / "stranger.pem"
     stranger.write_bytes(pki.pem(pki.root("Stranger").root))
-
-    def there(target: Literal["edge", "device"], trust: Path, system: Path) -> None:
-        monkeypatch.setenv("SSL_CERT_FILE", str(system))
-        dps = config.Dps(id_scope="0ne00", endpoint=service.url, trust=trust)
-        conf = config.Config(dps=dps, device=config.Device(target=target))
+    conf = config.Config(dps=config.Dps(id_scope="0ne00", endpoint=service.url))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls.trust))
+    dps_step.there(conf, "pump-7")
+    monkeypatch.setenv("SSL_CERT_FILE", str(stranger))
+    with pytest.raises(TlsUntrusted):
         dps_step.there(conf, "pump-7")
-
-    there("device", tls.trust, stranger)
-    there("edge", stranger, tls.trust)
-    with pytest.raises(TlsUntrusted):
-        there("device", stranger, tls.trust)
-    with pytest.raises(TlsUntrusted):
-        there("edge", tls.trust, stranger)
 
 
 # --- polling ---

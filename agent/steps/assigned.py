@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from agent import inputs, store, x509
@@ -92,9 +93,9 @@ def asked(conf: Config, who: str, shown: str | None) -> Asked:
     }
 
 
-def certificate(state: State) -> str | None:
-    """The fingerprint of the LDevID in use."""
-    chain = x509.kept(store.read(state.ldevid_cert))
+def certificate(path: Path) -> str | None:
+    """The fingerprint of the LDevID in this file."""
+    chain = x509.kept(store.read(path))
     return x509.fingerprint(chain[0]) if chain else None
 
 
@@ -103,7 +104,7 @@ def made_with_another(conf: Config, state: State, who: str) -> bool:
     now = read(state)
     if now is None or conf.dps.attestation != "x509":
         return False
-    wanted = asked(conf, who, certificate(state))
+    wanted = asked(conf, who, certificate(state.ldevid_cert))
     return now.asked != wanted and {**now.asked, "shown": wanted["shown"]} == wanted
 
 

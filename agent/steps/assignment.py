@@ -12,33 +12,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
-from agent import inputs, journal, store, turn, x509
+from agent import inputs, journal, turn
 from agent.config import Config
 from agent.ek import DPS_EK
 from agent.errors import (
     AgentError,
-    DpsNoKey,
     HandleOccupied,
     HubRefused,
     KeyOfAnotherTpm,
-    Later,
 )
 from agent.events import HUB_KEY_REPLACED
 from agent.state import State
-from agent.steps import Step, assigned, enrol, ldevid_key, srk
+from agent.steps import Step, assigned, srk
 from agent.steps.assigned import Asked, Assignment, Kept, Key
+from agent.steps.at_dps import AtDps
 from agent.steps.completing import complete
-from agent.steps.login import log_in, log_in_first, route
+from agent.steps.login import Own, in_use, log_in, log_in_first, route
 from agent.steps.shown import shown
 from agent.steps.turns import Asking, in_turn
-from agent.tpm import Public, Tpm
+from agent.tpm import Tpm
 from agent.tpm.imported import HUB_KEY, is_hub_key
-
-if TYPE_CHECKING:
-    from agent.dps import Assigned, Dps
-    from agent.http import Https
 
 __all__ = ["Registration", "assignment", "register_again", "route"]
 log = logging.getLogger(__name__)
@@ -84,8 +78,21 @@ def register_again(
     return ours.register()
 
 
+def vouch(conf: Config, tpm: Tpm, state: State, who: Who, own: Own) -> None:
+    """Before a renewed LDevID takes its place: DPS takes it, and the hub lets it in. What is
+    assigned is kept as a candidate, until the step finds it in its place.
+
+    Raises what `register_again` does; then the one in use stays, and so does what it is registered
+    with, as far as it is ours. DPS keeps one certificate for a device: should the hub refuse the
+    new one, it is told of the old one again.
+    """
+    Registration(conf, tpm, state, who, own=own).vouch()
+
+
 @dataclass(frozen=True)
 class Registration:
+    """`own`: the LDevID, if not the one in use."""
+
     conf: Config
     tpm: Tpm
     state: State
@@ -93,6 +100,7 @@ class Registration:
     rest: Callable[[float], object] = time.sleep
     near: float = turn.NEAR
     person: bool = False
+    own: Own | None = None
 
     def done(self) -> str | None:
         kept, wanted = assigned.load(self.state), self._wanted()
@@ -126,7 +134,7 @@ class Registration:
         herd = now.proven is None
         asking = Asking(self.who(), herd, self.person, self.rest, self.near)
         with in_turn(self.conf, self.state, asking):
-            kept = Kept(now.proven, self._assigned(now.proven, wanted), now.anew)
+            kept = Kept(now.proven, self._dps.assigned(now.proven, wanted), now.anew)
             assigned.keep(self.state, kept)
             try:
                 return self._prove(kept, first=True)
@@ -135,6 +143,25 @@ class Registration:
             except AgentError as e:
                 unproven = e
         raise unproven
+
+    def vouch(self) -> None:
+        kept = assigned.load(self.state)
+        if kept.proven is None:
+            return  # nothing is lost by it
+        if not _waits(kept, self._wanted()):
+            kept = self._candidate(kept)
+        try:
+            log_in_first(partial(self._log_in, kept), self.rest)
+        except HubRefused:
+            assigned.keep(self.state, Kept(kept.proven, anew=True))
+            raise
+
+    def _candidate(self, now: Kept) -> Kept:
+        asking = Asking(self.who(), herd=False, rest=self.rest, near=self.near)
+        with in_turn(self.conf, self.state, asking):
+            kept = Kept(now.proven, self._dps.assigned(now.proven, self._wanted()), now.anew)
+            assigned.keep(self.state, kept)
+        return kept
 
     # --- what DPS is asked with ---
 
@@ -147,75 +174,22 @@ class Registration:
     def _by_tpm(self) -> bool:
         return self.conf.dps.attestation == "tpm"
 
+    @property
+    def _dps(self) -> AtDps:
+        return AtDps(self.conf, self.tpm, self.who, self._own, self.rest)
+
+    @property
+    def _own(self) -> Own:
+        return self.own or in_use(self.state)
+
     def _wanted(self) -> Asked:
         return assigned.asked(self.conf, self.who(), self._shown())
 
     def _shown(self) -> str | None:
         if not self._by_tpm:
-            return assigned.certificate(self.state)
+            return assigned.certificate(self._own.chain)
         found = self.tpm.public(DPS_EK.handle)
         return found.name.hex() if found else None
-
-    # --- DPS ---
-
-    def _assigned(self, before: Assignment | None, wanted: Asked) -> Assignment:
-        found = self._asked_by_ek() if self._by_tpm else self._asked_by_certificate()
-        key = self._key(found, before) if self._by_tpm else None
-        return Assignment(found.hub, found.device_id, wanted, key)
-
-    def _asked_by_ek(self) -> "Assigned":
-        from agent.http import Https
-
-        def sign(challenge: bytes, data: bytes) -> bytes:
-            """Nothing of it stays in the TPM, nor on disk."""
-            return assigned.sign(self.tpm, self._imported(challenge), data)
-
-        ek, parent = (_there(self.tpm, handle) for handle in (DPS_EK.handle, srk.HANDLE))
-        with Https(self.conf.dps.trust, proxy=inputs.proxy(self.conf)) as https:
-            return self._dps(https).by_tpm(ek.blob, parent.blob, sign)
-
-    def _asked_by_certificate(self) -> "Assigned":
-        from agent.http import Https
-
-        chain = x509.kept(store.read(self.state.ldevid_cert))
-        signer = self.tpm.signer(ldevid_key.HANDLE, known=True)  # its blobs are here
-        proxy = inputs.proxy(self.conf)
-        with (
-            enrol.by_key(signer, chain) as client,
-            Https(self.conf.dps.trust, proxy=proxy, **client) as https,
-        ):
-            return self._dps(https).by_certificate()
-
-    def _dps(self, https: "Https") -> "Dps":
-        from agent.dps import Dps
-
-        conf = self.conf.dps
-        return Dps(
-            https,
-            conf.endpoint,
-            conf.id_scope,
-            self.who(),
-            api_version=conf.api_version,
-            payload=inputs.payload(self.conf),
-            rest=self.rest,
-        )
-
-    def _imported(self, challenge: bytes) -> Key:
-        return Key(*self.tpm.imported(challenge, DPS_EK.handle, srk.HANDLE))
-
-    def _key(self, found: "Assigned", before: Assignment | None) -> Key:
-        """The hub key; DPS need not send the one again that we have proven."""
-        if found.key is not None:
-            return self._imported(found.key)
-        here = (found.hub, found.device_id)
-        if before is None or before.key is None or (before.hub, before.device_id) != here:
-            raise DpsNoKey(
-                f"cannot use what DPS assigned: it sent no key for '{found.device_id}' at the hub "
-                f"'{found.hub}', and none is known here",
-                host=found.hub,
-                registration_id=self.who(),
-            )
-        return before.key
 
     # --- the hub ---
 
@@ -223,20 +197,21 @@ class Registration:
         """Let the candidate prove itself, and put it in its place. One that the hub refuses is
         given up; one that cannot be proven now goes on waiting. `first`: it was assigned right now.
         """
-        candidate = kept.candidate
-        if candidate is None:
-            raise RuntimeError("there is one that waits")
         try:
-            enter = partial(log_in, self.conf, self.tpm, self.state, candidate)
+            enter = partial(self._log_in, kept)
             log_in_first(enter, self.rest) if first else enter()
         except HubRefused:
             assigned.keep(self.state, Kept(kept.proven, anew=kept.anew))
             raise
+        candidate = _waiting(kept)
         if candidate.key and not self._in_place(candidate.key):
             self._tell(kept.proven, candidate)
             self._place(candidate.key)
         assigned.keep(self.state, Kept(candidate))
         return candidate
+
+    def _log_in(self, kept: Kept) -> None:
+        log_in(self.conf, self.tpm, _waiting(kept), self._own)
 
     def _in_place(self, key: Key) -> bool:
         found = self.tpm.public(HUB_KEY)
@@ -270,13 +245,6 @@ class Registration:
         return True
 
 
-def _there(tpm: Tpm, handle: int) -> Public:
-    found = tpm.public(handle)
-    if found is None:
-        raise Later(f"cannot register: the key at {handle:#x} is lost, just now")
-    return found
-
-
 def _is_left_to_us(tpm: Tpm) -> None:
     """Raises HandleOccupied. Any key of the kind that DPS issues may have to go: that of another
     hub, or of IoT Edge in an earlier life of this device."""
@@ -286,6 +254,12 @@ def _is_left_to_us(tpm: Tpm) -> None:
             f"cannot keep the hub key at {HUB_KEY:#x}: it holds {found} that is no hub key",
             handle=hex(HUB_KEY),
         )
+
+
+def _waiting(kept: Kept) -> Assignment:
+    if kept.candidate is None:
+        raise RuntimeError("there is one that waits")
+    return kept.candidate
 
 
 def _waits(kept: Kept, wanted: Asked) -> bool:

@@ -12,13 +12,10 @@ SECONDS = 30
 
 
 def there(conf: Config, who: str) -> None:
-    """It would answer a registration: over TLS, with the CAs that it will be made with, and by no
-    429 or 5xx. Who does not log in is turned away by anything else. IoT Edge uses the CAs of the
-    system: where that has none in one file that we can read, nobody is asked. Raises what
-    `Dps.there` does."""
-    if not conf.for_edge:
-        _ask(conf, who, conf.dps.trust)
-        return
+    """It would answer a registration by IoT Edge: over TLS, with the CAs of the system, which are
+    those that IoT Edge uses for it, and by no 429 or 5xx. Who does not log in is turned away by
+    anything else. Where the system has no CAs in one file that we can read, nobody is asked. Raises
+    what `Dps.there` does."""
     trust = _system_cas()
     if trust is None:
         return

@@ -59,6 +59,7 @@ def accept(ours: Ldevid, slot: State, key: Key, *, anyway: bool = False) -> str 
     if ours.works():
         _registrable(ours)
         how = _proof(ours, slot, key, chain, anyway=anyway)
+        _vouched(ours, slot, key)
     put(ours, slot, chain)
     return how
 
@@ -84,13 +85,24 @@ def _public(ours: Ldevid, key: Key) -> Public | None:
 
 def _registrable(ours: Ldevid) -> None:
     """With issued_by = "static" another certificate means another registration, for which IoT Edge
-    forgets first who it is, and so does the hub for a device without IoT Edge: not while DPS is
-    away, as long as there is time. Raises what keeps it from being asked."""
+    forgets first who it is: not while DPS is away, as long as there is time. Raises what keeps it
+    from being asked."""
     own, leaf, now = ours.whole.operational, ours.chain()[0], datetime.now(UTC)
     start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    static = not ours.whole.for_edge or (own is not None and own.issued_by == "static")
+    static = own is not None and own.issued_by == "static" and ours.whole.for_edge
     if static and end - now > (end - start) / LATE:
         dps.there(ours.whole, ours.who())
+
+
+def _vouched(ours: Ldevid, slot: State, key: Key) -> None:
+    """Without IoT Edge DPS and the hub are asked with it while the one in use still works. Raises
+    what they refuse it for, or what keeps them from being asked: then it goes on waiting."""
+    if ours.whole.for_edge or ours.whole.dps.attestation != "x509":
+        return
+    from agent.steps.assignment import vouch  # with IoT Edge, nothing of it is needed
+    from agent.steps.login import Own
+
+    vouch(ours.whole, ours.tpm, ours.state, ours.who, Own(slot.ldevid_next, key))
 
 
 # --- the proof ---

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import inputs
@@ -10,7 +12,7 @@ from agent.errors import HubRefused
 from agent.state import State
 from agent.steps import assigned, ldevid_key
 from agent.steps.assigned import Assignment
-from agent.tpm import Tpm
+from agent.tpm import Tpm, Transient
 
 if TYPE_CHECKING:
     from agent.hub import ByCertificate, ByToken, Route
@@ -20,11 +22,23 @@ log = logging.getLogger(__name__)
 SETTLES = (2.0, 5.0, 10.0)
 
 
-def log_in(conf: Config, tpm: Tpm, state: State, new: Assignment) -> None:
+@dataclass(frozen=True)
+class Own:
+    """An LDevID: the file of its certificate and those above it, and its key."""
+
+    chain: Path
+    key: int | Transient
+
+
+def in_use(state: State) -> Own:
+    return Own(state.ldevid_cert, ldevid_key.HANDLE)
+
+
+def log_in(conf: Config, tpm: Tpm, new: Assignment, own: Own) -> None:
     """Raises what Hub.connect does."""
     from agent import hub
 
-    where, login = hub.Where(new.hub, new.device_id), credential(conf, tpm, state, new)
+    where, login = hub.Where(new.hub, new.device_id), credential(conf, tpm, new, own)
     with hub.Hub(where, login, route(conf)) as there:
         there.connect()
 
@@ -40,13 +54,12 @@ def log_in_first(enter: Callable[[], None], rest: Callable[[float], object]) -> 
     return enter()
 
 
-def credential(conf: Config, tpm: Tpm, state: State, new: Assignment) -> "ByCertificate | ByToken":
-    """How the device logs in at the hub."""
+def credential(conf: Config, tpm: Tpm, new: Assignment, own: Own) -> "ByCertificate | ByToken":
+    """How the device logs in at the hub. `own`: counts where there is no hub key."""
     from agent import hub
 
     if new.key is None:
-        signer = tpm.signer(ldevid_key.HANDLE, known=True)
-        return hub.ByCertificate(signer, state.ldevid_cert)
+        return hub.ByCertificate(tpm.signer(own.key, known=True), own.chain)  # its blobs are here
     lifetime = (conf.hub or Hub()).token_lifetime
     return hub.ByToken(assigned.signer(tpm, new.key), int(lifetime.total_seconds()))
 
