@@ -1,6 +1,7 @@
 """Who the device is, from what its board says."""
 
 import os
+import tempfile
 from base64 import b64decode
 from hashlib import sha256
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_who_may_not_read_the_serial_is_not_given_another_name(board: Path) -> N
     (dmi / "product_serial").chmod(0)
     (board / "sys/firmware/devicetree/base/serial-number").unlink()
     (board / "proc/cpuinfo").unlink()
-    places = (board, *board.parents[:2])
+    top = Path(tempfile.gettempdir())
+    places = [board, *(place for place in board.parents if top in place.parents)]
     modes = [place.stat().st_mode for place in places]
     was = os.geteuid()
     try:
