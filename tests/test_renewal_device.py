@@ -112,3 +112,17 @@ def test_what_the_hub_refuses_is_given_up_and_dps_is_told_of_the_one_in_use_agai
     assert shown(device) == was == known(device)
     assert asked(device).count("operation") == 3
     sends(device)
+
+
+def test_after_a_year_in_a_drawer_it_is_registered_anew_with_what_it_got_back(
+    device: Device,
+) -> None:
+    was, clock = shown(device), device.world.clock
+    assert clock is not None
+    clock.advance(timedelta(days=300))
+    done = device.agent("health")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "LDevID: recovered" in done.stdout
+    assert shown(device) == known(device) != was
+    assert asked(device) == ["register", "operation"] * 2
+    sends(device)

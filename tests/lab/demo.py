@@ -151,7 +151,7 @@ def years(board: Device, clock: Clock) -> int:
         print(f"\n{title}: tpm2cloud health\n")
         if run(board, "health"):
             return 1
-    return 0
+    return 0 if board.for_edge else demo_hub.sends(board, run)
 
 
 def run(board: Device, verb: str, *arguments: str) -> int:
