@@ -8,6 +8,7 @@ off right then (DPS itself: tests/test_device_target.py).
 import base64
 import json
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -31,7 +32,9 @@ from agent.state import State
 from agent.steps import assigned
 from agent.steps.assigned import Assignment, Kept, Key
 from agent.steps.assignment import Registration, assignment
+from agent.steps.at_dps import AtDps
 from agent.steps.dps_ek import dps_ek
+from agent.steps.login import in_use
 from agent.steps.srk import HANDLE as SRK
 from agent.tpm import Tpm
 from agent.tpm.imported import HUB_KEY
@@ -208,10 +211,11 @@ def test_dps_need_not_send_the_key_again_that_this_very_hub_has_let_in(
 ) -> None:
     before = assigned_to(ours, lab.host, SECOND)
     again = Assigned(lab.host, DEVICE, None, None, None)
-    assert ours._key(again, before) == before.key
+    dps = AtDps(ours.conf, ours.tpm, ours.who, in_use(ours.state), time.sleep)
+    assert dps.key(again, before) == before.key
     for other in (None, replace(before, hub="other.example"), replace(before, device_id="other")):
         with pytest.raises(DpsNoKey, match="sent no key"):
-            ours._key(again, other)
+            dps.key(again, other)
 
 
 @pytest.mark.parametrize("text", [None, "{", '"' + "x" * 70000 + '"'])

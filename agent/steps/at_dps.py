@@ -31,7 +31,7 @@ class AtDps:
     def assigned(self, before: Assignment | None, wanted: Asked) -> Assignment:
         by_tpm = self.conf.dps.attestation == "tpm"
         found = self._asked_by_ek() if by_tpm else self._asked_by_certificate()
-        key = self._key(found, before) if by_tpm else None
+        key = self.key(found, before) if by_tpm else None
         return Assignment(found.hub, found.device_id, wanted, key)
 
     def _asked_by_ek(self) -> "Assigned":
@@ -74,7 +74,7 @@ class AtDps:
     def _imported(self, challenge: bytes) -> Key:
         return Key(*self.tpm.imported(challenge, DPS_EK.handle, srk.HANDLE))
 
-    def _key(self, found: "Assigned", before: Assignment | None) -> Key:
+    def key(self, found: "Assigned", before: Assignment | None) -> Key:
         """The hub key; DPS need not send the one again that we have proven."""
         if found.key is not None:
             return self._imported(found.key)
