@@ -1,0 +1,71 @@
+"""What is looked at, causes before their effects; and the one verdict that comes of it."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.check.probe import Probe
+from agent.errors import AgentError, NoPermission, ReadOnly
+
+FINE, WAITS, WRONG, UNKNOWN = 0, 3, 4, os.EX_NOPERM
+Verdict = Literal["fine", "waits", "wrong", "unknown", "not looked at"]
+STATUS: dict[str, int] = {"waits": WAITS, "wrong": WRONG, "unknown": UNKNOWN}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of a probe: 'fine' with its evidence; 'waits' (what is wrong is tried again by
+    itself), 'wrong' (a person is needed) or 'unknown' (this user may not see it), each with a code
+    and a remedy; or 'not looked at', after another that is not fine."""
+
+    probe: str
+    state: Verdict
+    detail: str
+    code: str | None = None
+    remedy: str | None = None
+
+
+def examine(probes: Iterable[Probe]) -> list[Found]:
+    """Each, in its turn; one after another that is not fine is left out."""
+    found: dict[str, Found] = {}
+    for probe in probes:
+        found[probe.name] = _after(probe, found) or _look(probe)
+    return list(found.values())
+
+
+def _after(probe: Probe, found: dict[str, Found]) -> Found | None:
+    for name in probe.after:
+        if name in found and found[name].state != "fine":
+            return Found(probe.name, "not looked at", f"after {name}")
+    return None
+
+
+def _look(probe: Probe) -> Found:
+    try:
+        return Found(probe.name, "fine", probe.look())
+    except AgentError as e:
+        return Found(probe.name, _state(e), str(e), e.code, e.remedy)
+
+
+def _state(e: AgentError) -> Verdict:
+    if isinstance(e, NoPermission) and not isinstance(e, ReadOnly) and os.geteuid() != 0:
+        return "unknown"
+    return "waits" if e.status == os.EX_TEMPFAIL else "wrong"
+
+
+def verdict(found: Sequence[Found]) -> Found | None:
+    """The first that is not fine: what comes after it may come of it. None if all is well."""
+    return next((each for each in found if each.state in STATUS), None)
+
+
+def also(found: Sequence[Found]) -> list[Found]:
+    """What else is not fine, which may be the same thing once more."""
+    return [each for each in found if each.state in STATUS and each is not verdict(found)]
+
+
+def status(found: Sequence[Found]) -> int:
+    """Of the process: 0 nothing wrong, 3 it is tried again by itself, 4 a person is needed, 77 this
+    user may not see what is needed to tell."""
+    first = verdict(found)
+    return FINE if first is None else STATUS[first.state]
