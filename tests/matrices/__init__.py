@@ -1,4 +1,4 @@
-"""What is proven about the agent point by point: all points there are, or all that we could think of.
+"""What is proven about the agent point by point: all points there are, or all we could think of.
 
 Each module here is a matrix, and has
 
