@@ -24,6 +24,7 @@ PAGES = {
     "clock": "clock.md",
     "hostile": "hostile-servers.md",
     "fuzz": "guarantees.md",
+    "mutations": "guarantees.md",
 }
 SUMMARY = "guarantees.md"
 HEAD = ("| Matrix | Points | Passed | Tried on | Of | Minutes |", "|---|---:|---:|---|---|---:|")
