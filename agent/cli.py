@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         prog="tpm2cloud",
         description='From "there is a TPM 2.0" to "provisioned in Azure".',
         epilog="Exit status: 0 done; 1 not to be flashed (lint-image), not due (needs-renewal); "
-        "2 usage; 3 not yet, 4 a person is needed (status, health); 69 no usable TPM; "
+        "2 usage; 3 not yet, 4 a person is needed (status, check, health); 69 no usable TPM; "
         "75 try later; 76 a server said no; 77 not permitted; "
         "78 configuration.",
     )
@@ -44,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config", type=Path, default=verbs.CONFIG, metavar="FILE", help=help)
     top.add_argument("--debug", action="store_true", help="say more, show tracebacks")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for verb in (_provision, _status, _health, _needs_renewal, _config, _identity):
+    for verb in (_provision, _status, _check, _health, _needs_renewal, _config):
         verb(commands)
-    for verb in (_telemetry, _manufacture, _import_root, _lint_image):
+    for verb in (_identity, _telemetry, _manufacture, _import_root, _lint_image):
         verb(commands)
     return top
 
@@ -77,6 +77,18 @@ def _status(commands: Any) -> None:
     )
     add.add_argument("--json", action="store_true", help="for programs")
     add.set_defaults(verb=verbs.status)
+
+
+def _check(commands: Any) -> None:
+    add = commands.add_parser(
+        "check",
+        help="what is wrong with this device, and what to do first: one verdict",
+        description="Look at everything that a provisioning needs, here and at the servers, and "
+        "give one verdict: what is to be done first. Nothing is changed. Servers are asked, but "
+        "for nothing that they would issue or register.",
+    )
+    add.add_argument("--json", action="store_true", help="for programs")
+    add.set_defaults(verb=verbs.check)
 
 
 def _health(commands: Any) -> None:

@@ -210,6 +210,23 @@ class IotedgeMissing(ConfigError):
     )
 
 
+class HostnameUnfit(ConfigError):
+    """IoT Edge keeps the host name it is first configured with, and this one is of no use."""
+
+    code = "hostname-unfit"
+    remedy = (
+        "Name this device before IoT Edge is configured, with letters, digits, - and . (63 at "
+        "most): hostnamectl set-hostname NAME, then: systemctl restart tpm2cloud-firstboot"
+    )
+
+
+class UnitOff(ConfigError):
+    """A unit of tpm2cloud's is not enabled, is masked or not installed: no boot starts it."""
+
+    code = "unit-off"
+    remedy = "systemctl unmask {unit}; systemctl enable --now {unit}"
+
+
 class ModuleMissing(ConfigError):
     """The PKCS#11 module that IoT Edge's key service loads is not installed."""
 
@@ -780,6 +797,16 @@ class DiskFull(Later):
     remedy = "Make room, or look at the disk's health: df -h $(dirname {path}); dmesg"
 
 
+class NetworkProcess(Later):
+    """The process that talks to servers for this one ended, or does not answer."""
+
+    code = "network-process"
+    remedy = (
+        "See what it says: journalctl -u 'tpm2cloud-network@*'; where nobody listens: systemctl "
+        "restart tpm2cloud-network.socket; it is tried again"
+    )
+
+
 class Unreachable(Later):
     """A server cannot be reached."""
 
@@ -857,6 +884,17 @@ class TlsDates(Later):
     remedy = (
         "Check the clock (timedatectl); if it is right, {host} needs a new certificate; "
         "it is tried again"
+    )
+
+
+class TlsExpiredSince(TlsDates):
+    """A server's certificate is valid by the clock of this device, but another server has said a
+    later time, at which it is not."""
+
+    code = "tls-expired-since"
+    remedy = (
+        "Set the clock (timedatectl set-ntp true); then, if the certificate of {host} is valid, and "
+        "it was {by} that said a wrong time: rm /var/lib/tpm2cloud/clock.json"
     )
 
 
@@ -940,6 +978,13 @@ class IotedgeFailed(Later):
     remedy = "Look at: iotedge check; journalctl -u aziot-identityd -u aziot-certd -u aziot-keyd"
 
 
+class IotedgeDown(IotedgeFailed):
+    """A service of IoT Edge's fails, and is started again and again, or not any more."""
+
+    code = "iotedge-down"
+    remedy = "Look at: journalctl -u {unit}; iotedge check; then: iotedge system restart"
+
+
 class SystemctlFailed(Later):
     """IoT Edge's services cannot be asked about, or started, through systemd or its journal."""
 
@@ -1016,6 +1061,16 @@ class NeverProvisioned(Later):
 
     code = "never-provisioned"
     remedy = "See what is missing: tpm2cloud status"
+
+
+class NotYetProvisioned(Later):
+    """Nothing is wrong with what a provisioning needs; only, it has not come to its end."""
+
+    code = "not-yet-provisioned"
+    remedy = (
+        "Have it done now: systemctl restart tpm2cloud-firstboot. If that is at work, wait for it: "
+        "systemctl status tpm2cloud-firstboot"
+    )
 
 
 class Refused(AgentError):

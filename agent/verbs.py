@@ -12,21 +12,19 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent import config, config_factory, config_files, credentials, events, journal, store
+from agent import config, config_factory, config_files, credentials, events, failure, journal, store
 from agent.errors import (
-    AgentError,
     DiskFull,
     NoPermission,
     ReregistersItself,
     SecretUnreadable,
     TelemetryElsewhere,
 )
-from agent.state import State, read_json, write_json
+from agent.state import State
 
 if TYPE_CHECKING:
     from agent.steps import Step
@@ -50,7 +48,7 @@ def provision(args: argparse.Namespace) -> int:
     if args.dry_run:
         inputs.check(conf)
         return _dry_run(conf, state, anew=args.reregister)
-    with store.lock(state.directory), _remembered(state):
+    with store.lock(state.directory), failure.remembered(state):
         inputs.check(conf)
         if args.reregister:
             _wish(state)
@@ -100,6 +98,17 @@ def status(args: argparse.Namespace) -> int:
     else:
         _say("\n".join(status.as_text(seen, room)))
     return status.verdict(seen)
+
+
+def check(args: argparse.Namespace) -> int:
+    from agent.check import run, shown, whole
+
+    found = whole.examined(args.config, _state(), lambda: _auths(DEVICE))
+    if args.json:
+        _say(json.dumps(shown.as_json(found), indent=2))
+    else:
+        _say("\n".join(shown.as_text(found)))
+    return run.status(found)
 
 
 def health(args: argparse.Namespace) -> int:
@@ -278,23 +287,3 @@ def _auths_if_permitted() -> dict[str, bytes]:
     except (NoPermission, SecretUnreadable) as e:
         log.warning("%s; going on without the passwords of the TPM", e)
         return {}
-
-
-@contextlib.contextmanager
-def _remembered(state: State) -> Iterator[None]:
-    """Why a run stopped is kept for `status`, until one does not; and since when, where the same
-    comes again and again."""
-    try:
-        yield
-    except AgentError as e:
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        told = {"step": e.step, "code": e.code, "message": str(e), "remedy": e.remedy}
-        try:
-            if {**(read_json(state.failure) or {}), "at": None} != {**told, "at": None}:
-                write_json(state.failure, {**told, "at": at}, mode=0o644)
-        except AgentError as unwritten:
-            about = journal.about(events.FAILURE_NOT_KEPT, **unwritten.fields)
-            log.warning("%s, ignoring: status will not know of this", unwritten, extra=about)
-        raise
-    if store.exists(state.failure):
-        store.remove(state.failure)

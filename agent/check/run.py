@@ -1,13 +1,20 @@
 """What is looked at, causes before their effects; and the one verdict that comes of it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from agent import plan
+from agent.check import chip, edge, surroundings
+from agent.check.left import LAST, Plan
 from agent.check.probe import Probe
+from agent.config import Config
 from agent.errors import AgentError, NoPermission, ReadOnly
+from agent.state import State
+from agent.tpm import Tpm
 
+Who = Callable[[], str]
 FINE, WAITS, WRONG, UNKNOWN = 0, 3, 4, os.EX_NOPERM
 Verdict = Literal["fine", "waits", "wrong", "unknown", "not looked at"]
 STATUS: dict[str, int] = {"waits": WAITS, "wrong": WRONG, "unknown": UNKNOWN}
@@ -69,3 +76,19 @@ def status(found: Sequence[Found]) -> int:
     user may not see what is needed to tell."""
     first = verdict(found)
     return FINE if first is None else STATUS[first.state]
+
+
+def probes(conf: Config, tpm: Tpm, state: State, who: Who) -> Iterator[Probe]:
+    """In the order of causes. Pure, but for what an earlier probe has found."""
+    ours = Plan(plan.plan(conf, tpm, state), state)
+    yield from surroundings.probes(conf, state)
+    if conf.for_edge:
+        yield edge.file(conf)
+    yield from chip.probes(conf, tpm)
+    yield from ours.first()
+    yield from ours.last()
+    yield surroundings.lock(state)
+    yield Probe("last-run", ours.failure)
+    if conf.for_edge:
+        yield from edge.probes(conf, state, who, asked=LAST not in ours.left)
+    yield Probe("provisioned", ours.whole)

@@ -1,0 +1,71 @@
+"""The plan's own steps, asked and not run; what is left of them, and why the last run stopped."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from agent.check.probe import Probe
+from agent.errors import AgentError, NotYetProvisioned, every_error
+from agent.state import State, read_json
+from agent.steps import Step
+
+LAST = "registration"  # it comes of all the others, and of the network
+NEEDS = {"tpmd": ("ek", "srk")}  # what a step takes for granted that it is done
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`left`: the names of steps that are not done, as far as they were looked at."""
+
+    steps: Sequence[Step]
+    state: State
+    left: list[str] = field(default_factory=list)
+
+    def first(self) -> Iterator[Probe]:
+        """All that is local; the TPM is looked at by other means."""
+        for step in self.steps:
+            if step.name not in ("tpm", LAST):
+                yield self._probe(step)
+
+    def last(self) -> Iterator[Probe]:
+        for step in self.steps:
+            if step.name == LAST:
+                yield self._probe(step)
+
+    def _probe(self, step: Step) -> Probe:
+        after = () if step.name == "clock" else ("tpm",)
+        needs_name = step.name in ("aziot-config", LAST)
+        return Probe(step.name, partial(self._look, step), (*after, *("device-id",) * needs_name))
+
+    def _look(self, step: Step) -> str:
+        waits = [name for name in NEEDS.get(step.name, ()) if name in self.left]
+        evidence = None if waits else step.done()
+        if evidence is None:
+            self.left.append(step.name)
+            return "to do"
+        return evidence
+
+    def failure(self) -> str:
+        """Where a run has stopped, and nothing has changed since: what it stopped of."""
+        last = read_json(self.state.failure) or {}
+        if last.get("step") in self.left:
+            raise _remembered(last)
+        return "none" if not last else f"[{last.get('code')}] is over"
+
+    def whole(self) -> str:
+        if self.left:
+            steps = ", ".join(self.left)
+            raise NotYetProvisioned(f"cannot say that this device is provisioned: to do: {steps}")
+        return "nothing is left to do"
+
+
+def _remembered(last: dict[str, Any]) -> AgentError:
+    """As it was told then."""
+    error = AgentError(f"{last.get('message')} (since {last.get('at')})")
+    kinds = {kind.code: kind for kind in every_error()}
+    error.code = str(last.get("code"))
+    error.status = kinds.get(error.code, AgentError).status
+    error.remedy = str(last.get("remedy"))
+    error.step = str(last.get("step"))
+    return error
