@@ -1,0 +1,48 @@
+"""Whoever answers in the place of a server that we cannot trust, or that does not answer.
+
+Nothing is believed of it, and nothing told to it but the path that is asked for: it only matters
+whether it looks like the login page of a network.
+"""
+
+from urllib.parse import urlsplit
+
+from agent import fetch
+from agent.errors import AgentError
+from agent.http import Proxy, host_of, printable
+
+SECONDS = 3.0
+LIMIT = 1 << 14  # bytes that are looked at
+LOGIN = 511  # Network Authentication Required (RFC 6585, 6)
+
+
+def instead(url: str, host: str, proxy: Proxy | None) -> str | None:
+    """In words, what comes at `url` (http or https) instead of an answer of `host`: a web page, or
+    a redirect to elsewhere; None if nothing of the kind does."""
+    try:
+        return _told(*fetch.asked(url, timeout=SECONDS, limit=LIMIT, proxy=proxy), host)
+    except AgentError:  # no HTTP, or too much of it: that is no login page, either
+        return None
+
+
+def _told(status: int, location: str | None, body: bytes, host: str) -> str | None:
+    if status == LOGIN:
+        return f"something in between wants a login ({status})"
+    if 300 <= status < 400 and location is not None:
+        return None if _here(location, host) else f"we are sent to {_shown(location)} ({status})"
+    page = status < 300 and body.lstrip()[:1] == b"<"
+    return f"a web page comes instead ({status})" if page else None
+
+
+def _here(location: str, host: str) -> bool:
+    try:
+        there = urlsplit(location).hostname
+    except ValueError:
+        return False
+    return there is None or there.lower() == host.lower()
+
+
+def _shown(location: str) -> str:
+    try:
+        return f"'{printable(host_of(location))}'"
+    except ValueError:
+        return f"'{printable(location, 80)}'"
