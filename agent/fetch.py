@@ -30,6 +30,7 @@ from agent.http import Proxy, host_of, no_way, printable
 from agent.traffic import ends
 
 REDIRECTS = 3
+TIMEOUT = 20.0  # seconds for one exchange
 PORTS = {"http": 80, "https": 443}
 
 
@@ -56,7 +57,7 @@ def get(
     url: str,
     hosts: Sequence[str],
     *,
-    timeout: float = 20,
+    timeout: float = TIMEOUT,
     limit: int = 1 << 16,
     proxy: Proxy | None = None,
 ) -> bytes:
@@ -75,6 +76,14 @@ def get(
             raise NotThere(f"{host_of(url)} answers {status}")
         url = urljoin(url, place)
     raise NotThere("it redirects too often")
+
+
+def asked(
+    url: str, *, timeout: float, limit: int, proxy: Proxy | None = None
+) -> tuple[int, str | None, bytes]:
+    """One exchange with whoever answers at `url`: status, Location if there is one, body. Raises as
+    `get`, but no NotThere."""
+    return _exchange(url, timeout, limit, proxy)
 
 
 def _exchange(
