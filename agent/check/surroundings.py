@@ -32,6 +32,7 @@ def probes(conf: Config, state: State) -> Iterator[Probe]:
             yield Probe("pkcs11-module", lambda: str(conf.pkcs11.library or aziot.library()))
     for name, directory in _written(conf, state).items():
         yield Probe(f"disk-{name}", partial(room, directory))
+    yield Probe("state-files", partial(_files, state.directory), ("disk-state",))
     yield Probe("units", partial(enabled, state))
 
 
@@ -92,6 +93,18 @@ def room(directory: Path) -> str:
         if free.f_bfree * free.f_frsize < ROOM or (free.f_files and not free.f_ffree):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return f"{directory}, {free.f_bavail * free.f_frsize // 1024 // 1024} MB free"
+
+
+def _files(directory: Path) -> str:
+    """Where a file of ours should be is one, or nothing. Raises PathUnusable, NoPermission."""
+    count = 0
+    with store.permitted(directory):
+        found = sorted(directory.iterdir()) if directory.exists() else []
+    for path in found:
+        if path.suffix in (".json", ".pem"):
+            store.read(path)
+            count += 1
+    return f"{count} in '{directory}'"
 
 
 class _NoSuchFiles(Exception):
