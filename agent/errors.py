@@ -893,7 +893,7 @@ class TlsExpiredSince(TlsDates):
 
     code = "tls-expired-since"
     remedy = (
-        "Set the clock (timedatectl set-ntp true); then, if the certificate of {host} is valid, and "
+        "Set the clock (timedatectl set-ntp true); then, if {host} has a valid certificate, and "
         "it was {by} that said a wrong time: rm /var/lib/tpm2cloud/clock.json"
     )
 

@@ -9,7 +9,6 @@
 """
 
 import datetime
-import email.utils
 import re
 import socket
 import ssl
@@ -25,6 +24,7 @@ import requests.utils
 from cryptography.x509 import Certificate
 from urllib3.exceptions import HTTPError, ProxyError
 
+from agent.clock import Times, Vouched, http_date
 from agent.errors import (
     DnsFailed,
     HttpGarbled,
@@ -59,11 +59,13 @@ WEEK = 7 * 24 * 3600
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered, complete; `headers` are found in any case."""
+    """What a server answered, complete; `headers` are found in any case. `vouched`: how long the
+    chain of certificates lasts that vouched for it."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    vouched: Vouched | None = None
 
 
 class Https:
@@ -76,6 +78,7 @@ class Https:
     could not sign is to TLS only an odd handshake).
     `timeout`: seconds for one whole exchange. `limit`: bytes of a reply's body.
     `proxy`: to be used whatever the environment says.
+    `times`: what is known of the time by what servers say, and learns of it by each reply.
     """
 
     def __init__(
@@ -88,9 +91,11 @@ class Https:
         timeout: float = 30,
         limit: int = 1 << 20,
         proxy: Proxy | None = None,
+        times: Times | None = None,
     ) -> None:
         self._trust, self._explain, self._timeout, self._limit = trust, explain, timeout, limit
-        context = tls_context(trust, more)
+        self._times = times
+        context = self._context = tls_context(trust, more, floor=times.floor if times else None)
         if identify:
             identify(context)
             context.post_handshake_auth = True
@@ -118,8 +123,8 @@ class Https:
         """One exchange; any status is a reply. `url` starts with https://.
 
         Raises Unreachable, DnsFailed, TimedOut, ReplyTruncated, ProxyUnreachable, ProxyRefused,
-        ProxyLogin, TlsDates (75: later); TlsUntrusted, TlsName, TlsClientRefused, TlsFailed,
-        HttpGarbled, ReplyTooLarge (76); ProxyUnusable (78).
+        ProxyLogin, TlsDates, TlsExpiredSince, ClockImplausible (75: later); TlsUntrusted, TlsName,
+        TlsClientRefused, TlsFailed, HttpGarbled, ReplyTooLarge (76); ProxyUnusable (78).
         """
         host = host_of(url)
         try:
@@ -133,6 +138,8 @@ class Https:
             self._translate(host, e)
         if self._alarm.rang:  # cut off, yet it looked whole: it ended with the connection
             raise self._late(host)
+        if self._times and reply.vouched:
+            self._times.hear(host, reply.headers, reply.vouched)
         return reply
 
     def _exchange(
@@ -154,7 +161,8 @@ class Https:
                 if len(whole) > self._limit:
                     why = f"the reply is longer than {self._limit} bytes"
                     raise ReplyTooLarge(f"cannot use {host_of(url)}: {why}", host=host_of(url))
-            return Reply(response.status_code, response.headers, bytes(whole))
+            vouched = self._context.vouched
+            return Reply(response.status_code, response.headers, bytes(whole), vouched)
 
     def _proxies(self, url: str) -> dict[str, str]:
         found = self._proxy.url if self._proxy else proxy_of_environment(url)
@@ -248,14 +256,6 @@ def retry_after(headers: Mapping[str, str]) -> int | None:
         now = http_date(headers.get("Date", "")) or datetime.datetime.now(datetime.UTC)
         seconds = int((until - now).total_seconds())
     return min(max(seconds, 0), WEEK)
-
-
-def http_date(text: str) -> datetime.datetime | None:
-    """An HTTP-date in any of the three forms of RFC 9110, 5.6.7 (all are UTC)."""
-    try:
-        return email.utils.parsedate_to_datetime(text).replace(tzinfo=datetime.UTC)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
 
 
 def _causes(error: BaseException) -> list[BaseException]:

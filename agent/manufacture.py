@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate, CertificateSigningRequest
 
 from agent import credentials, deviceid, ek, evidence, identity, store, x509, x509_idevid
+from agent.clock import Times
 from agent.config import Config, Dps, Idevid
 from agent.config_factory import Ca, Est, Factory
 from agent.errors import (
@@ -129,7 +130,8 @@ def _by_ca(ca: Ca, csr: CertificateSigningRequest) -> Certificate:
 
 def _by_est(line: Line, conf: Est, csr: CertificateSigningRequest) -> Answer:
     credential, client = _login(conf)
-    server = enrol.Server(conf.url, conf.trust, conf.timeout.total_seconds(), credential, client)
+    seconds, times = conf.timeout.total_seconds(), Times(line.state.clock)
+    server = enrol.Server(conf.url, conf.trust, seconds, credential, client, times=times)
     by_tpm = enrol.attested(line.tpm, line.genuine, HANDLE, csr)
     return enrol.by_est(server, by_tpm if conf.enrol == "tpmenroll" else enrol.simply(csr))
 

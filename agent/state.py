@@ -72,6 +72,11 @@ class State:
         return self.directory / "health.json"
 
     @property
+    def clock(self) -> Path:
+        """What time it is at least, as a server has said."""
+        return self.directory / "clock.json"
+
+    @property
     def pins(self) -> Path:
         """The PINs of the PKCS#11 token; for root only."""
         return self.directory / "pins.json"

@@ -16,10 +16,12 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.clock import Bound, Vouched
 from agent.errors import (
     AgentError,
     TlsClientRefused,
     TlsDates,
+    TlsExpiredSince,
     TlsFailed,
     TlsName,
     TlsUntrusted,
@@ -37,13 +39,24 @@ _ABOUT_CLIENT = re.compile(
 )
 
 
-def tls_context(trust: Path, more: Sequence[x509.Certificate] = ()) -> ssl.SSLContext:
+class Context(ssl.SSLContext):
+    """`floor`: what time it is at least. `vouched`: of the chain that was verified last."""
+
+    floor: Bound | None = None
+    vouched: Vouched | None = None
+
+
+def tls_context(
+    trust: Path, more: Sequence[x509.Certificate] = (), *, floor: Bound | None = None
+) -> Context:
     """For a client. `trust`: PEM, one or several certificates; each is an anchor, whether it signed
     itself or not (RFC 7030, 3.6.1); `more`: anchors besides. Raises TrustUnreadable.
 
-    OpenSSL reads them: among a system's CAs are some that `cryptography` would rather not.
+    OpenSSL reads them: among a system's CAs are some that `cryptography` would rather not. A chain
+    must be valid by the clock, and must not have ended at `floor`.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and name, has no anchor
+    context = Context(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and name, has no anchor
+    context.floor = floor
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.hostname_checks_common_name = False
@@ -70,6 +83,18 @@ class _Socket(ssl.SSLSocket):
             chain = self._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # public in 3.13
             e.add_note(_shown([c.public_bytes(2) for c in chain]))
             raise
+        if isinstance(self.context, Context):
+            self.context.vouched = self._vouched(self.context.floor)
+
+    def _vouched(self, floor: Bound | None) -> Vouched:
+        """Raises _Outlived. OpenSSL knows no other time than the clock's."""
+        chain = self._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # public in 3.13
+        dates = [c.get_info() for c in chain]
+        since = max(_at(each["notBefore"]) for each in dates)
+        until = min(_at(each["notAfter"]) for each in dates)
+        if floor and until < floor.at:
+            raise _Outlived(floor, _shown([c.public_bytes(2) for c in chain], floor.at))
+        return Vouched(since, until)
 
     def send(self, data: Any, flags: int = 0) -> int:
         """In TLS 1.3 the server judges our certificate after we think the handshake is over. By the
@@ -81,11 +106,25 @@ class _Socket(ssl.SSLSocket):
             raise BrokenPipeError(errno.EPIPE, "the server hung up") from e
 
 
-def _shown(chain: list[bytes]) -> str:
+class _Outlived(ssl.SSLCertVerificationError):
+    """The clock says that a chain is valid, and it is known to be later than that."""
+
+    def __init__(self, floor: Bound, shown: str) -> None:
+        super().__init__(ssl.SSL_ERROR_SSL, "certificate has expired")
+        self.verify_code, self.verify_message = 10, "certificate has expired"
+        self.floor = floor
+        self.add_note(shown)
+
+
+def _at(text: str) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(ssl.cert_time_to_seconds(text), datetime.UTC)
+
+
+def _shown(chain: list[bytes], at: datetime.datetime | None = None) -> str:
     """The certificate to blame: the first one out of date, else the server's own."""
     try:
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
-        now = datetime.datetime.now(datetime.UTC)
+        now = at or datetime.datetime.now(datetime.UTC)
         late = (
             c for c in certificates if not c.not_valid_before_utc <= now <= c.not_valid_after_utc
         )
@@ -98,8 +137,9 @@ def _shown(chain: list[bytes]) -> str:
 
 
 def tls_error(host: str, trust: Path, error: ssl.SSLError) -> AgentError:
-    """What a failed handshake means: TlsDates (75), TlsUntrusted, TlsName, TlsClientRefused,
-    TlsFailed (76). In TLS 1.3 a server refuses our certificate only after the handshake.
+    """What a failed handshake means: TlsDates, TlsExpiredSince (75), TlsUntrusted, TlsName,
+    TlsClientRefused, TlsFailed (76). In TLS 1.3 a server refuses our certificate only after the
+    handshake.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return _untrusted(host, trust, error)
@@ -114,6 +154,10 @@ def _untrusted(host: str, trust: Path, error: ssl.SSLCertVerificationError) -> A
     if when := _DATES.get(error.verify_code):
         clock = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
         why = f"its certificate is {when}: {shown}, and the clock here says {clock}"
+        if isinstance(error, _Outlived):
+            by, least = error.floor.by, f"{error.floor.at:%Y-%m-%d %H:%M} UTC"
+            why += f", but {by} has said that it is {least}"
+            return TlsExpiredSince(f"cannot trust {host}: {why}", host=host, by=by)
         return TlsDates(f"cannot trust {host}: {why}", host=host)
     kind = TlsName if error.verify_code in _NAMES else TlsUntrusted
     why = f"{error.verify_message.rstrip('.')}; it shows {shown}"

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from agent import config, inputs
+from agent.clock import Times
 from agent.dps_wire import Assigned
 from agent.ek import DPS_EK, Trust
 from agent.errors import (
@@ -211,7 +212,8 @@ def test_dps_need_not_send_the_key_again_that_this_very_hub_has_let_in(
 ) -> None:
     before = assigned_to(ours, lab.host, SECOND)
     again = Assigned(lab.host, DEVICE, None, None, None)
-    dps = AtDps(ours.conf, ours.tpm, ours.who, in_use(ours.state), time.sleep)
+    times = Times(ours.state.clock)
+    dps = AtDps(ours.conf, ours.tpm, ours.who, in_use(ours.state), time.sleep, times)
     assert dps.key(again, before) == before.key
     for other in (None, replace(before, hub="other.example"), replace(before, device_id="other")):
         with pytest.raises(DpsNoKey, match="sent no key"):

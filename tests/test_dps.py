@@ -12,6 +12,7 @@ from agent import config
 from agent.dps import LEAST, PATIENCE, USUAL, pace
 from agent.errors import DpsAssigning, DpsUnauthorized, ServerBusy, TlsUntrusted
 from agent.http import Proxy
+from agent.state import State
 from agent.steps import dps as dps_step
 from agent.steps import enrol, srk
 from agent.steps.ldevid_key import HANDLE
@@ -118,11 +119,12 @@ def test_it_is_looked_for_with_the_trust_anchors_of_the_system_as_iot_edge_will_
     stranger = tmp_path / "stranger.pem"
     stranger.write_bytes(pki.pem(pki.root("Stranger").root))
     conf = config.Config(dps=config.Dps(id_scope="0ne00", endpoint=service.url))
+    state = State(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tls.trust))
-    dps_step.there(conf, "pump-7")
+    dps_step.there(conf, state, "pump-7")
     monkeypatch.setenv("SSL_CERT_FILE", str(stranger))
     with pytest.raises(TlsUntrusted):
-        dps_step.there(conf, "pump-7")
+        dps_step.there(conf, state, "pump-7")
 
 
 # --- polling ---

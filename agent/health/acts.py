@@ -13,6 +13,7 @@ from typing import Any
 
 from agent import anchors, aziot, aziot_identity, inputs, store, x509
 from agent.aziot_config import secrets_in
+from agent.clock import Times
 from agent.config import Config, Operational
 from agent.health import certd, services
 from agent.health.ladder import Rung
@@ -40,8 +41,8 @@ def probe(tpm: Tpm, conf: Config, state: State) -> None:
     with _login(tpm, own, state) as login:
         more = anchors.successors(anchors.operational(own, state), now)
         seconds = conf.ldevid.est.timeout.total_seconds() if conf.ldevid and conf.ldevid.est else 30
-        proxy = inputs.proxy(conf)
-        server = enrol.Server(own.url or "", own.trust, seconds, **login, more=more, proxy=proxy)
+        known: dict[str, Any] = {"proxy": inputs.proxy(conf), "times": Times(state.clock)}
+        server = enrol.Server(own.url or "", own.trust, seconds, **login, more=more, **known)
         enrol.by_est(server, lambda est: [])
 
 

@@ -22,6 +22,7 @@ from cryptography.x509 import Certificate
 from agent import anchors, inputs, store, x509
 from agent.anchors import Trust
 from agent.backoff import jitter
+from agent.clock import Times
 from agent.config import Config, LdevidEst, Operational
 from agent.errors import AgentError, EstUnauthorized, TlsClientRefused, TrustUnreadable
 from agent.state import State
@@ -190,6 +191,7 @@ def _cacerts(
     more = anchors.successors(server.trust, now)
     seconds = getattr(server.conf, "timeout", timedelta(seconds=SECONDS)).total_seconds()
     shared: dict[str, Any] = {"more": more, "timeout": seconds, "proxy": inputs.proxy(conf)}
+    shared["times"] = Times(state.clock)
 
     def get(client: Mapping[str, Any], credential: "Basic | Secret | None") -> list[Certificate]:
         with Https(server.trust.configured, **shared, **client) as https:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from agent import inputs, journal, turn
+from agent.clock import Times
 from agent.config import Config
 from agent.ek import DPS_EK
 from agent.errors import (
@@ -176,7 +177,8 @@ class Registration:
 
     @property
     def _dps(self) -> AtDps:
-        return AtDps(self.conf, self.tpm, self.who, self._own, self.rest)
+        times = Times(self.state.clock)
+        return AtDps(self.conf, self.tpm, self.who, self._own, self.rest, times)
 
     @property
     def _own(self) -> Own:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent import inputs, store, x509
+from agent.clock import Times
 from agent.config import Config
 from agent.ek import DPS_EK
 from agent.errors import DpsNoKey, Later
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AtDps:
-    """`rest`: how it is waited between two questions."""
+    """`rest`: how it is waited between two questions; `times`: what is known of the time."""
 
     conf: Config
     tpm: Tpm
     who: Callable[[], str]
     own: Own
     rest: Callable[[float], object]
+    times: Times
 
     def assigned(self, before: Assignment | None, wanted: Asked) -> Assignment:
         by_tpm = self.conf.dps.attestation == "tpm"
@@ -42,7 +44,8 @@ class AtDps:
             return assigned.sign(self.tpm, self._imported(challenge), data)
 
         ek, parent = (_there(self.tpm, handle) for handle in (DPS_EK.handle, srk.HANDLE))
-        with Https(self.conf.dps.trust, proxy=inputs.proxy(self.conf)) as https:
+        proxy = inputs.proxy(self.conf)
+        with Https(self.conf.dps.trust, proxy=proxy, times=self.times) as https:
             return self._dps(https).by_tpm(ek.blob, parent.blob, sign)
 
     def _asked_by_certificate(self) -> "Assigned":
@@ -53,7 +56,7 @@ class AtDps:
         proxy = inputs.proxy(self.conf)
         with (
             enrol.by_key(signer, chain) as client,
-            Https(self.conf.dps.trust, proxy=proxy, **client) as https,
+            Https(self.conf.dps.trust, proxy=proxy, times=self.times, **client) as https,
         ):
             return self._dps(https).by_certificate()
 

@@ -5,13 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent import inputs
+from agent.clock import Times
 from agent.config import Config
 from agent.errors import TrustUnreadable
+from agent.state import State
 
 SECONDS = 30
 
 
-def there(conf: Config, who: str) -> None:
+def there(conf: Config, state: State, who: str) -> None:
     """It would answer a registration by IoT Edge: over TLS, with the CAs of the system, which are
     those that IoT Edge uses for it, and by no 429 or 5xx. Who does not log in is turned away by
     anything else. Where the system has no CAs in one file that we can read, nobody is asked. Raises
@@ -20,15 +22,15 @@ def there(conf: Config, who: str) -> None:
     if trust is None:
         return
     with suppress(TrustUnreadable):
-        _ask(conf, who, trust)
+        _ask(conf, state, who, trust)
 
 
-def _ask(conf: Config, who: str, trust: Path) -> None:
+def _ask(conf: Config, state: State, who: str, trust: Path) -> None:
     from agent.dps import Dps  # most runs ask nobody, and need it not
     from agent.http import Https
 
-    dps = conf.dps
-    with Https(trust, timeout=SECONDS, proxy=inputs.proxy(conf)) as https:
+    dps, times = conf.dps, Times(state.clock)
+    with Https(trust, timeout=SECONDS, proxy=inputs.proxy(conf), times=times) as https:
         Dps(https, dps.endpoint, dps.id_scope, who, api_version=dps.api_version).there()
 
 

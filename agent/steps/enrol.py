@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import Certificate, CertificateSigningRequest
 
 from agent import credentials, x509
+from agent.clock import Times
 from agent.errors import EstNoReenroll, Later, Refused, ServerBusy, TlsCertificateUnusable
 from agent.steps import idevid
 from agent.tpm import Public, Tpm
@@ -21,7 +22,7 @@ from agent.tpm import Public, Tpm
 if TYPE_CHECKING:
     from agent.ek import Genuine
     from agent.est import Basic, Est, Secret
-    from agent.http import Proxy
+    from agent.http import Https, Proxy
     from agent.tpm.operations import Signer
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ Answer = Callable[["Est"], list[Certificate]]
 @dataclass(frozen=True)
 class Server:
     """An EST server, and how to log in there: `client` is what `Https` takes for a certificate,
-    `more` what vouches for the server besides `trust`; `proxy`: how it is reached."""
+    `more` what vouches for the server besides `trust`; `proxy`: how it is reached; `times`: what is
+    known of the time."""
 
     url: str
     trust: Path
@@ -40,6 +42,13 @@ class Server:
     client: dict[str, Any] = field(default_factory=dict)
     more: Sequence[Certificate] = ()
     proxy: "Proxy | None" = None
+    times: Times | None = None
+
+    def https(self) -> "Https":
+        from agent.http import Https
+
+        more: Any = {"more": self.more, "proxy": self.proxy, "times": self.times}
+        return Https(self.trust, timeout=self.seconds, **more, **self.client)
 
 
 def load() -> None:
@@ -52,12 +61,8 @@ def load() -> None:
 def by_est(server: Server, ask: Answer) -> tuple[Sequence[Certificate], Sequence[Certificate]]:
     """What `ask` got, and the CA's own certificates, which may help to build its chain."""
     from agent.est import Est
-    from agent.http import Https
 
-    seconds, client = server.seconds, server.client
-    with Https(
-        server.trust, more=server.more, timeout=seconds, proxy=server.proxy, **client
-    ) as https:
+    with server.https() as https:
         est = Est(https, server.url, credential=server.credential)
         others = est.cacerts()
         return ask(est), others

@@ -11,6 +11,7 @@ from cryptography.x509 import Certificate
 
 from agent import anchors as trusted
 from agent import config, inputs, store, x509, x509_issued
+from agent.clock import Times
 from agent.config import Config
 from agent.errors import IssuedWrong
 from agent.state import State
@@ -105,4 +106,7 @@ def server(ours: Ldevid, login: Login) -> enrol.Server:
     seconds = est.timeout.total_seconds()
     more = trusted.successors(trusted.tls(est, ours.state), datetime.now(UTC))
     proxy = inputs.proxy(ours.whole)
-    return enrol.Server(est.url, est.trust, seconds, login.credential, login.client, more, proxy)
+    times = Times(ours.state.clock)
+    return enrol.Server(
+        est.url, est.trust, seconds, login.credential, login.client, more, proxy, times
+    )

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from agent.backoff import NEVER_MIND, SHORTEST, Backoff, pause
 from agent.errors import (
     AgentError,
+    ClockImplausible,
     EstPending,
     Later,
     LdevidWaits,
@@ -56,7 +57,7 @@ def heard(error: AgentError, before: Traffic | None = None) -> bool:
     up yet, or a clock that is not right yet, is nobody."""
     if isinstance(error, TimedOut | Refused | ServerBusy | EstPending):
         return True
-    if isinstance(error, Unreachable | TlsDates):
+    if isinstance(error, Unreachable | TlsDates | ClockImplausible):
         return False
     return before is not None and traffic() != before
 

@@ -91,7 +91,7 @@ def _registrable(ours: Ldevid) -> None:
     start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     static = own is not None and own.issued_by == "static" and ours.whole.for_edge
     if static and end - now > (end - start) / LATE:
-        dps.there(ours.whole, ours.who())
+        dps.there(ours.whole, ours.state, ours.who())
 
 
 def _vouched(ours: Ldevid, slot: State, key: Key) -> None:
