@@ -16,9 +16,12 @@ from urllib.parse import quote
 from agent import sas
 from agent.dps_wire import BUSY, Assigned, Wire
 from agent.errors import (
+    CaptivePortal,
     DpsAssigning,
     DpsBusy,
     DpsForgot,
+    DpsRedirected,
+    DpsScope,
     DpsTrouble,
     DpsUnauthorized,
     Later,
@@ -100,6 +103,27 @@ class Dps:
         if reply.status == BUSY or reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise self._wire.refusal(reply)
 
+    def knows(self, ek: bytes, srk: bytes) -> None:
+        """This TPM is enrolled: it is challenged (Register Device), and the challenge is not
+        answered. `ek`, `srk` as for `by_tpm`. Raises as that."""
+        who = {"endorsementKey": _base64(ek), "storageRootKey": _base64(srk)}
+        self._wire.challenge(self._register({"tpm": who}, {}))
+
+    def last(self) -> Assigned | None:
+        """What came of the last registration (Device Registration Status Lookup), by the client
+        certificate of `https`; None: nothing yet. Raises as `by_certificate`; DpsNotEnrolled also
+        for a device that is enrolled, and has not registered yet."""
+        body = json.dumps({"registrationId": self._id}).encode()
+        found = self._found(self._request("POST", "", {}, body))
+        return self._wire.outcome({"status": found.get("status"), "registrationState": found})
+
+    def scope(self) -> None:
+        """As `there`; but it answers as DPS does, and knows the ID scope, as far as it tells that
+        to who does not log in. Raises also DpsScope, DpsRedirected, CaptivePortal."""
+        refused = self._wire.refusal(self._request("GET", NO_CHALLENGE, {}))
+        if isinstance(refused, DpsBusy | DpsTrouble | DpsScope | DpsRedirected | CaptivePortal):
+            raise refused
+
     # --- exchanges ---
 
     def _register(self, more: Mapping[str, Any], login: Mapping[str, str]) -> Reply:
@@ -113,7 +137,7 @@ class Dps:
         headers = {"Accept": "application/json", **login}
         if body is not None:
             headers["Content-Type"] = "application/json; charset=utf-8"
-        url = f"{self._at}/{what}?api-version={self._version}"
+        url = f"{self._at}{what and '/'}{what}?api-version={self._version}"
         return self._https.request(method, url, headers=headers, body=body)
 
     def _followed(self, reply: Reply, login: Mapping[str, str]) -> Assigned:
