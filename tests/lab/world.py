@@ -55,8 +55,8 @@ class World:
         self.operations_root = pki.root("Operations CA root", kind)
         self.operations = self.operations_root.below("Operations CA", kind, lasts=operations_lasts)
         self.stations = pki.authority("Factory stations CA", kind)
-        self._vouch = pki.authority("TLS CA", kind, lasts=10 * pki.YEAR)
-        self.tls = self._vouch.server(directory / "tls", also=[HOST], lasts=9 * pki.YEAR)
+        self.vouch = pki.authority("TLS CA", kind, lasts=10 * pki.YEAR)
+        self.tls = self.vouch.server(directory / "tls", also=[HOST], lasts=9 * pki.YEAR)
         self.maker = directory / "maker"
         self.est_password, self.est_secret, self.operational_password = _secrets(3)
         self.factory_password, self.factory_secret = _secrets(2)
@@ -129,7 +129,7 @@ class World:
         where = self.directory / f"hub-{len(self._hubs)}"
         registry = self.directory / "dps" / REGISTRY
         more: Any = {"enrolled": self._enrolled, "clock": self.clock, "name": name}
-        self._hubs.append(Hub(where, self._vouch, registry, **more))
+        self._hubs.append(Hub(where, self.vouch, registry, **more))
         return self._hubs[-1]
 
     @property
