@@ -10,8 +10,9 @@ from typing import Any
 
 from cryptography import x509
 
-# What a request is for: a register without a token that offers a TPM; any other register; a poll.
-STEPS = ["challenge", "register", "operation"]
+# What a request is for: a register without a token that offers a TPM; any other register; a poll;
+# the question what came of the last registration.
+STEPS = ["challenge", "register", "operation", "lookup"]
 # How the answer to a step can be unlike any of the service's own; see tests/lab/dps.py.
 ODD = ["html", "truncated", "cut", "empty", "list", "content-type", "huge", "binary", "silence"]
 

@@ -1,8 +1,9 @@
 """The provisioning service itself, without HTTP: what it knows, checks and answers.
 
 Device registration as in the REST reference (Runtime Registration: Register Device, Operation
-Status Lookup), with TPM and X.509 attestation. Error codes are the real ones where they are
-published (400208, 400209, 401002), else the HTTP status and three digits of ours.
+Status Lookup, Device Registration Status Lookup), with TPM and X.509 attestation. Error codes are
+the real ones where they are published (400208, 400209, 401002), else the HTTP status and three
+digits of ours.
 """
 
 import json
@@ -26,7 +27,7 @@ from tests.lab.dps_hubs import Hubs
 from tests.lab.dps_limits import Limits
 from tests.lab.dps_tpm import Parents
 
-PATHS = re.compile(r"^/([^/]+)/registrations/([^/]+)/(register|operations/([^/]+))$")
+PATHS = re.compile(r"^/([^/]+)/registrations/([^/]+)(?:/(register|operations/([^/]+)))?$")
 VERSIONS = ["2019-03-31", "2021-06-01", "2021-10-01"]
 JSON = re.compile(r"application/json *(;|$)", re.IGNORECASE)
 REGISTRATION_ID = re.compile(r"[A-Za-z0-9._:-]{0,127}[A-Za-z0-9-]")
@@ -77,12 +78,12 @@ class Service:
             raise Error(400, 400000, f"Bad request: '{request.url}'")
         if (version := parse_qs(path.query).get("api-version", [""])[0]) not in VERSIONS:
             raise Error(400, 400000, f"The api-version '{version}' is not supported")
-        scope, registration_id, _, operation = map(unquote, found.groups(""))
-        wanted = "GET" if operation else "PUT"
+        scope, registration_id, what, operation = map(unquote, found.groups(""))
+        wanted = "GET" if operation else "PUT" if what else "POST"
         if request.method != wanted:
             raise Error(405, 405000, f"Method {request.method} not allowed")
-        body = {} if operation else self._body(request)
-        self._step(request, registration_id, operation, body)
+        body = self._body(request) if what == "register" else {}
+        self._step(request, registration_id, what, body)
         self._throttle(request, registration_id)
         if scope != self._scope:
             raise Error(404, 404201, f"ID scope '{scope}' not found")
@@ -90,15 +91,21 @@ class Service:
             raise Error(400, 400004, f"'{registration_id}' is no registration id")
         if request.kind is not None and not JSON.match(request.kind):
             raise Error(415, 415001, f"Content-Type '{request.kind}' is not supported")
-        if operation:
-            return self._look_up(request, registration_id, operation)
-        return self._register(request, registration_id, body)
+        return self._told(request, registration_id, operation, body)
 
-    def _step(self, request: Request, registration_id: str, operation: str, body: Any) -> None:
+    def _step(self, request: Request, registration_id: str, what: str, body: Any) -> None:
         """What it is about, for the log and for tests that spoil a step."""
         unproven = request.token is None and isinstance(body, dict) and "tpm" in body
-        step = "operation" if operation else "challenge" if unproven else "register"
+        register = "challenge" if unproven else "register"
+        step = {"": "lookup", "register": register}.get(what, "operation")
         request.log |= {"registration_id": registration_id, "step": step}
+
+    def _told(self, request: Request, registration_id: str, operation: str, body: Any) -> Reply:
+        if operation:
+            return self._look_up(request, registration_id, operation)
+        if request.log["step"] == "lookup":
+            return self._last(request, registration_id)
+        return self._register(request, registration_id, body)
 
     def _body(self, request: Request) -> Any:
         """The JSON of a register; None for what is none, which is refused in time."""
@@ -109,12 +116,11 @@ class Service:
 
     def _throttle(self, request: Request, registration_id: str) -> None:
         """Count, and raise 429 or whatever else a test wants."""
-        step = request.log["step"]
+        step, too_many = request.log["step"], False
         if step == "operation":
-            count, too_many = self._limits.poll(registration_id.lower())
-        else:
-            count, too_many = self._limits.registration()
-        request.log["count"] = count
+            request.log["count"], too_many = self._limits.poll(registration_id.lower())
+        elif step != "lookup":
+            request.log["count"], too_many = self._limits.registration()
         if self.wish.throttle > 0 or (too_many and self.wish.limits):
             self.wish.throttle -= self.wish.throttle > 0
             raise Error(429, 429001, "Operations are being throttled")
@@ -167,27 +173,39 @@ class Service:
         status = state.get("status")
         return Reply(200, {"operationId": operation, "status": status, "registrationState": state})
 
+    def _last(self, request: Request, registration_id: str) -> Reply:
+        """What came of the last registration of who proves to be this device."""
+        entry, _ = self._attestation.proven(request, registration_id)
+        lower = registration_id.lower()
+        begun = [each for each in self._operations.values() if each.registration_id == lower]
+        if not begun:
+            raise Error(404, 404203, f"No registration of '{registration_id}'")
+        state = self._so_far(entry, begun[-1]) | (self._refused(entry) or begun[-1].state or {})
+        return Reply(200, {"status": "assigning", **state})
+
     def _state(self, entry: Entry, running: Operation) -> dict[str, Any]:
         """How it ended; once assigned, it has the same key whoever asks again."""
-        kind = "x509" if running.parents is None else "tpm"
-        state = {
-            kind: {},
-            "registrationId": entry.registration_id,
-            "createdDateTimeUtc": self.script.text(),
-        }
-        if entry.registration_id in self.wish.disabled or not entry.enabled:
-            return state | {"status": "disabled"}
-        if entry.registration_id in self.wish.failing:
-            words = {400208: "No IoT hub is available", 400209: "The IoT hub is not authorised"}
-            failure = self.wish.failure
-            return state | {
-                "status": "failed",
-                "errorCode": failure,
-                "errorMessage": words.get(failure, "As the test wishes"),
-            }
+        state = self._so_far(entry, running)
+        if refused := self._refused(entry):
+            return state | refused
         if running.state is None:
             running.state = state | self._assigned(entry, running)
         return running.state
+
+    def _so_far(self, entry: Entry, running: Operation) -> dict[str, Any]:
+        kind = "x509" if running.parents is None else "tpm"
+        at = self.script.text()
+        return {kind: {}, "registrationId": entry.registration_id, "createdDateTimeUtc": at}
+
+    def _refused(self, entry: Entry) -> dict[str, Any] | None:
+        if entry.registration_id in self.wish.disabled or not entry.enabled:
+            return {"status": "disabled"}
+        if entry.registration_id not in self.wish.failing:
+            return None
+        words = {400208: "No IoT hub is available", 400209: "The IoT hub is not authorised"}
+        failure = self.wish.failure
+        message = words.get(failure, "As the test wishes")
+        return {"status": "failed", "errorCode": failure, "errorMessage": message}
 
     def _assigned(self, entry: Entry, running: Operation) -> dict[str, Any]:
         hub, key, leaf = entry.hub or self._hub, None, running.certificate

@@ -172,9 +172,9 @@ class Dps:
     def requests(self, registration_id: str | None = None) -> list[dict[str, Any]]:
         """Every request and its reply, oldest first; of all devices, or of one: time, method, url,
         http (status), reply, odd (how it was spoilt), registration_id, step ("challenge",
-        "register", "operation"), payload, token (whether there was one), verdict (of the token,
-        in words), count (of registrations in that minute, or of this device's polls in those ten
-        seconds), and of the client certificate subject, issuer, serial (hex), fingerprint
+        "register", "operation", "lookup"), payload, token (whether there was one), verdict (of the
+        token, in words), count (of registrations in that minute, or of this device's polls in
+        those ten seconds), and of the client certificate subject, issuer, serial (hex), fingerprint
         (SHA-256), chain (names)."""
         lines = [json.loads(line) for line in self._log.read_text().splitlines()]
         wanted = registration_id and registration_id.lower()
