@@ -7,6 +7,7 @@ import hashlib
 import re
 from base64 import b32encode
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from agent.errors import DeviceIdInvalid, NoPermission
@@ -20,21 +21,27 @@ NO_SERIAL = {
 }  # fmt: skip
 
 
+Card = Callable[[Path], str]  # `mac`, or what asks somebody who sees network cards
 Ek = Callable[[], bytes]  # the TPM2B_PUBLIC of the EK, asked for only where it is part of the id
 
 
-def resolve(template: str, root: Path = Path("/"), ek: Ek | None = None) -> str:
+def resolve(
+    template: str, root: Path = Path("/"), ek: Ek | None = None, card: Card | None = None
+) -> str:
     """A registration id: the text with {serial} and so on filled in. Raises DeviceIdInvalid, and
-    what `ek` does."""
-    found = filled(template, root, ek)
+    what `ek` and `card` do."""
+    found = filled(template, root, ek, card)
     if not LEGAL.fullmatch(found):
         raise DeviceIdInvalid(f"cannot use the device id '{found}': not a legal registration id")
     return found
 
 
-def filled(template: str, root: Path = Path("/"), ek: Ek | None = None) -> str:
+def filled(
+    template: str, root: Path = Path("/"), ek: Ek | None = None, card: Card | None = None
+) -> str:
     """The text with {serial}, {machine-id}, {mac}, {hash}, {ek} and {ek-sha256} filled in. Raises
-    DeviceIdInvalid, and what `ek` does."""
+    DeviceIdInvalid, and what `ek` and `card` do."""
+    sources = SOURCES | (_by_card(card) if card else {})
 
     def fill(match: re.Match[str]) -> str:
         name = match[1]
@@ -43,7 +50,7 @@ def filled(template: str, root: Path = Path("/"), ek: Ek | None = None) -> str:
         if name not in SOURCES:
             known = ", ".join(f"{{{each}}}" for each in NAMES)
             raise DeviceIdInvalid(f"cannot make the device id: no {{{name}}}; there are {known}")
-        if not (value := SOURCES[name](root)):
+        if not (value := sources[name](root)):
             raise DeviceIdInvalid(f"cannot make the device id: this device has no {{{name}}}")
         return value
 
@@ -101,13 +108,13 @@ def mac(root: Path) -> str:
     return next((a for a in addresses if a and set(a) != {"0", ":"}), "")
 
 
-def seed_hash(root: Path) -> str:
+def seed_hash(root: Path, card: Card = mac) -> str:
     """SHA-256, hex, over `MODEL=<m>,SN=<s>,MAC=<a>` and a line end, blanks removed, model and
     serial from /proc/cpuinfo: what the shell scripts of iotedge-tpm2cloud compute on a Raspberry
     Pi. Other boards say theirs by device tree or DMI."""
     model = _cpuinfo(root, "Model") or _text(root / "sys/class/dmi/id/product_name")
     number = _cpuinfo(root, "Serial") or serial(root)
-    address = mac(root)
+    address = card(root)
     if not (number or address):
         return ""  # one hash for a whole fleet would be no identity
     text = f"MODEL={model},SN={number},MAC={address}".replace(" ", "")
@@ -120,6 +127,12 @@ SOURCES: dict[str, Callable[[Path], str]] = {
     "mac": mac,
     "hash": seed_hash,
 }
+
+
+def _by_card(card: Card) -> dict[str, Callable[[Path], str]]:
+    return {"mac": card, "hash": partial(seed_hash, card=card)}
+
+
 OF_THE_EK = {"ek": 52, "ek-sha256": 64}  # characters
 NAMES = (*SOURCES, *OF_THE_EK)
 

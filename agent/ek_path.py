@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from agent import makers, store, x509, x509_crl, x509_der, x509_ek, x509_path
+from agent import makers, network, store, x509, x509_crl, x509_der, x509_ek, x509_path
 from agent.errors import (
     AgentError,
     ClockImplausible,
@@ -107,7 +107,7 @@ def _got(broken: Broken, url: str, trust: Trust) -> list[Issued]:
     from agent import fetch as fetching
 
     try:
-        return _certificates(fetching.get(url, trust.fetch_from, proxy=trust.proxy()))
+        return _certificates(network.get(url, trust.fetch_from, trust.proxy()))
     except (fetching.NotThere, ValueError) as e:
         raise _missing(broken, url, str(e)) from e
 

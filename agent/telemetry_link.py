@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agent import config, hub, inputs, store, x509
+from agent import config, hub, inputs, network, store, x509
 from agent.config import Config
 from agent.errors import NeverProvisioned, Stopped
 from agent.hub import ByCertificate, ByToken, Hub, Where
@@ -19,6 +19,9 @@ from agent.steps import assigned, assignment, ldevid, ldevid_key, preflight
 from agent.steps.assigned import Assignment, Key
 from agent.telemetry_lines import Wake
 from agent.tpm import Tpm
+
+if TYPE_CHECKING:
+    from agent.network.far_hub import FarHub
 
 log = logging.getLogger(__name__)
 Open = Callable[[Path | None], AbstractContextManager[Tpm]]
@@ -40,7 +43,7 @@ class Link:
 
     def __init__(self, device: Device, wake: Wake, patience: float = hub.PATIENCE) -> None:
         self._device, self._wake, self._patience = device, wake, patience
-        self._hub: Hub | None = None
+        self._hub: Hub | FarHub | None = None
         self.name = "the hub"  # until it is known
 
     def keep(self) -> bool:
@@ -80,7 +83,7 @@ class Link:
         if self._wake.stopped:
             raise Stopped("cannot register this device anew: it was told to stop")
 
-    def _connected(self) -> Hub:
+    def _connected(self) -> "Hub | FarHub":
         conf, state = self._device.conf, self._device.state
         own, trusted = ldevid.dated(conf, state), inputs.trust_files(conf)
         preflight.clock(own, trusted).done()  # who does not know the time signs nothing
@@ -89,7 +92,7 @@ class Link:
             raise NeverProvisioned("cannot send telemetry: DPS has not assigned a hub yet")
         self.name = now.hub
         where, route = Where(now.hub, now.device_id), assignment.route(conf)
-        made = Hub(
+        made = network.hub(
             where, self._credential(now), route, wake=self._wake.call, patience=self._patience
         )
         made.connect()

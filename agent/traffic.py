@@ -42,4 +42,9 @@ def ends(line: socket.socket) -> None:
     """
     info = line.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
     (sent,), (received,) = (_COUNTER.unpack_from(info, at) for at in (_SENT, _RECEIVED))
-    _ended.append(Traffic(sent, received))
+    add(Traffic(sent, received))
+
+
+def add(more: Traffic) -> None:
+    """What another process has sent and received for this one."""
+    _ended.append(more)

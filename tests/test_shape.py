@@ -67,7 +67,7 @@ ALLOWED = {
     "journal": {"events"},
     "fetch": {"errors", "http", "traffic"},
     "ek_path": {
-        "errors", "fetch", "http", "makers", "store",
+        "errors", "fetch", "http", "makers", "network", "store",
         "x509", "x509_crl", "x509_der", "x509_ek", "x509_path",
     },
     "ek": {"errors", "ek_path", "tpm", "x509", "x509_der", "x509_ek"},

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.x509 import Certificate
 
-from agent import anchors, inputs, store, x509
+from agent import anchors, inputs, network, store, x509
 from agent.anchors import Trust
 from agent.backoff import jitter
 from agent.clock import Times
@@ -186,7 +186,6 @@ def _cacerts(
 ) -> list[Certificate]:
     """As anybody (RFC 7030, 4.1.2); where a server insists on a login, by the LDevID."""
     from agent.est import Est
-    from agent.http import Https
 
     more = anchors.successors(server.trust, now)
     seconds = getattr(server.conf, "timeout", timedelta(seconds=SECONDS)).total_seconds()
@@ -194,7 +193,7 @@ def _cacerts(
     shared["times"] = Times(state.clock)
 
     def get(client: Mapping[str, Any], credential: "Basic | Secret | None") -> list[Certificate]:
-        with Https(server.trust.configured, **shared, **client) as https:
+        with network.https(server.trust.configured, **shared, **client) as https:
             return Est(https, server.url, credential=credential).cacerts()
 
     try:

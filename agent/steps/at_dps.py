@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent import inputs, store, x509
+from agent import inputs, network, store, x509
 from agent.clock import Times
 from agent.config import Config
 from agent.ek import DPS_EK
@@ -37,26 +37,22 @@ class AtDps:
         return Assignment(found.hub, found.device_id, wanted, key)
 
     def _asked_by_ek(self) -> "Assigned":
-        from agent.http import Https
-
         def sign(challenge: bytes, data: bytes) -> bytes:
             """Nothing of it stays in the TPM, nor on disk."""
             return assigned.sign(self.tpm, self._imported(challenge), data)
 
         ek, parent = (_there(self.tpm, handle) for handle in (DPS_EK.handle, srk.HANDLE))
         proxy = inputs.proxy(self.conf)
-        with Https(self.conf.dps.trust, proxy=proxy, times=self.times) as https:
+        with network.https(self.conf.dps.trust, proxy=proxy, times=self.times) as https:
             return self._dps(https).by_tpm(ek.blob, parent.blob, sign)
 
     def _asked_by_certificate(self) -> "Assigned":
-        from agent.http import Https
-
         chain = x509.kept(store.read(self.own.chain))
         signer = self.tpm.signer(self.own.key, known=True)  # its blobs are here
         proxy = inputs.proxy(self.conf)
         with (
             enrol.by_key(signer, chain) as client,
-            Https(self.conf.dps.trust, proxy=proxy, times=self.times, **client) as https,
+            network.https(self.conf.dps.trust, proxy=proxy, times=self.times, **client) as https,
         ):
             return self._dps(https).by_certificate()
 

@@ -1,7 +1,6 @@
 """Enrolment at an EST server, for whatever key: who logs in how, and what comes back."""
 
 import logging
-import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import Certificate, CertificateSigningRequest
 
-from agent import credentials, x509
+from agent import credentials, network, x509
 from agent.clock import Times
 from agent.errors import EstNoReenroll, Later, Refused, ServerBusy, TlsCertificateUnusable
+from agent.network.login import TlsLogin
 from agent.steps import idevid
 from agent.tpm import Public, Tpm
 
@@ -45,10 +45,8 @@ class Server:
     times: Times | None = None
 
     def https(self) -> "Https":
-        from agent.http import Https
-
         more: Any = {"more": self.more, "proxy": self.proxy, "times": self.times}
-        return Https(self.trust, timeout=self.seconds, **more, **self.client)
+        return network.https(self.trust, timeout=self.seconds, **more, **self.client)
 
 
 def load() -> None:
@@ -190,14 +188,8 @@ class Witness:
 @contextmanager
 def by_key(signer: "Signer", chain: Sequence[Certificate]) -> Iterator[dict[str, Any]]:
     """A TLS client certificate, leaf first, whose key is in the TPM."""
-    from agent.tpm.provider import TlsKey
-
-    key = TlsKey(signer)
-    with _memory(x509.pem(chain)) as path:
-        yield {
-            "identify": lambda context: key.load_into(context, path),
-            "explain": key.raise_if_failed,
-        }
+    login = TlsLogin(signer, x509.pem(chain))
+    yield {"identify": login, "explain": login.explain}
 
 
 def by_files(chain: Path, key: Path) -> dict[str, Any]:
@@ -213,13 +205,3 @@ def by_files(chain: Path, key: Path) -> dict[str, Any]:
             raise TlsCertificateUnusable(why, path=chain) from e
 
     return {"identify": identify}
-
-
-@contextmanager
-def _memory(data: bytes) -> Iterator[Path]:
-    """A file that no disk sees and no kill leaves behind."""
-    fd = os.memfd_create("certificates")
-    with os.fdopen(fd, "wb") as f:
-        f.write(data)
-        f.flush()
-        yield Path(f"/proc/self/fd/{fd}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import inputs
+from agent import inputs, network
 from agent.config import Config, Hub
 from agent.errors import HubRefused
 from agent.state import State
@@ -39,7 +39,7 @@ def log_in(conf: Config, tpm: Tpm, new: Assignment, own: Own) -> None:
     from agent import hub
 
     where, login = hub.Where(new.hub, new.device_id), credential(conf, tpm, new, own)
-    with hub.Hub(where, login, route(conf)) as there:
+    with network.hub(where, login, route(conf)) as there:
         there.connect()
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from agent import RELEASED, deviceid, ek, store, x509
+from agent import RELEASED, deviceid, ek, network, store, x509
 from agent.config import Config
 from agent.errors import ClockImplausible, TpmUnavailable
 from agent.steps import Step
@@ -63,7 +63,7 @@ def _floors(own: Path | None, trusted: Iterable[Path]) -> Iterable[tuple[datetim
 
 def who(conf: Config, tpm: Tpm) -> str:
     """The registration id. Raises DeviceIdInvalid, NoPermission, TpmError."""
-    return deviceid.resolve(conf.device.id, ek=partial(ek.shown, tpm))
+    return deviceid.resolve(conf.device.id, ek=partial(ek.shown, tpm), card=network.card)
 
 
 def device_id(resolve: Callable[[], str]) -> Step:

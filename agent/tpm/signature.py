@@ -33,6 +33,12 @@ SETTABLE = {
 _signing = threading.RLock()  # an ESAPI context is not thread-safe, and keys may share one
 
 
+class Digest(bytes):
+    """What a key is given to sign, which knows what it is of: for one that wants to see that."""
+
+    message: bytes
+
+
 class _Context(ctypes.Structure):
     """What OpenSSL holds for a signature to be made."""
 
@@ -118,7 +124,8 @@ def _digest_sign(address: int, out: int, length: Any, room: int, data: int, size
 
 def _sign(signer: Signer, data: bytes, context: _Context) -> bytes:
     name = context.hash.decode()
-    digest = hashlib.new(name, data).digest()
+    digest = Digest(hashlib.new(name, data).digest())
+    digest.message = data
     with _signing:
         made = signer.sign(digest, name, pss=context.pss)
     if context.pss and isinstance(signer.public_key, RSAPublicKey):
