@@ -1,0 +1,139 @@
+"""Every fault that we could think of: what the agent says, what `check` says, and that the device
+provisions once somebody has done what they are told."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import canaries
+from tests.lab.dps_faults import steady
+from tests.lab.fault import Case, Row, Said, Town
+from tests.lab.fault_rows import ROWS
+from tests.matrices import Count, Report, Tell
+
+NONE = "nothing"
+TABLE = (
+    "| What is wrong | Device | `provision` | `check` | The remedy | What the test did then |",
+    "|---|---|---|---|---|---|",
+)
+CONFUSION = ("| Expected of `check` | Faults | Given |", "|---|---:|---|")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one fault. `before`: what `check` says after the run that `stopped`; `after`: after the
+    one that `healed`."""
+
+    row: Row
+    stopped: Said
+    before: Said
+    healed: Said
+    after: Said
+    leaks: Sequence[str]
+
+    def wrong(self) -> Iterator[str]:
+        row, stopped, before = self.row, self.stopped, self.before
+        if stopped.code != row.code or not stopped.status:
+            yield f"provision: {stopped.code or NONE}, not {row.code}:\n{stopped.text[-1500:]}"
+        if before.code != row.expected:
+            yield f"check: {before.code or NONE}, not {row.expected}:\n{shown(before)}"
+        if not re.search(row.told, self.remedy):
+            yield f"the remedy does not tell '{row.told}': {self.remedy}"
+        if self.healed.status:
+            yield f"it does not provision afterwards:\n{self.healed.text[-1500:]}"
+        elif self.after.code:
+            yield f"check: {self.after.code}, though it is provisioned:\n{shown(self.after)}"
+        yield from (f"a secret {leak}" for leak in self.leaks)
+
+    @property
+    def remedy(self) -> str:
+        return self.before.remedy or self.stopped.remedy
+
+
+def shown(said: Said) -> str:
+    """What is not fine in a JSON of `check`."""
+    return said.text[: said.text.find('"probes"')]
+
+
+def tried(town: Town, row: Row) -> Outcome:
+    with town.case(row) as case:
+        person = row.fault(case)
+        next(person)
+        stopped, before = case.provision(), case.check()
+        if next(person, "done") != "done":
+            raise AssertionError(f"{row.name}: a fault yields once")
+        healed, after = case.provision(*retried(case)), case.check()
+        found = list(canaries.leaks(case.device, case.secrets, case.said))
+        return Outcome(row, stopped, before, healed, after, found)
+
+
+def retried(case: Case) -> Sequence[str]:
+    """A person does not wait until a device asks DPS again by itself."""
+    return ["--reregister"] if (case.device.state / "turn.json").exists() else []
+
+
+def prove(base: Path, tell: Tell, only: str = "") -> Report:
+    rows = [row for row in ROWS if only in row.name]
+    outcomes: list[Outcome] = []
+    failed: list[str] = []
+    with Town(base) as town:
+        for row in rows:
+            found = told(town, row, tell)
+            outcomes += [found] if isinstance(found, Outcome) else []
+            failed += [found] if isinstance(found, str) else []
+    for outcome in outcomes:
+        failed += [f"{outcome.row.name}: {what}" for what in outcome.wrong()]
+    return Report("Faults", counts(rows, outcomes), [*confusion(outcomes), *table(outcomes)], failed)
+
+
+def told(town: Town, row: Row, tell: Tell) -> Outcome | str:
+    try:
+        found = tried(town, row)
+    except Exception as e:
+        tell(f"{row.name}: {e!r}")
+        return f"{row.name}: {e!r}"
+    wrong = list(found.wrong())
+    tell(f"{'FAILED' if wrong else 'ok'}  {row.name}: {found.stopped.code}, {found.before.code}")
+    for each in wrong:
+        tell(f"    {each}")
+    return found
+
+
+def counts(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Count]:
+    def count(what: str, passed: int) -> Count:
+        return Count(what, len(rows), passed)
+
+    code = sum(each.stopped.code == each.row.code for each in outcomes)
+    verdict = sum(each.before.code == each.row.expected for each in outcomes)
+    healed = sum(not each.healed.status and not each.after.code for each in outcomes)
+    secret = sum(not each.leaks for each in outcomes)
+    return [
+        count("faults that stop a first boot with the true code", code),
+        count("faults of which check gives the one right verdict", verdict),
+        count("faults whose remedy makes the device provision, and check content", healed),
+        count("faults in which no secret shows anywhere", secret),
+    ]
+
+
+def confusion(outcomes: Sequence[Outcome]) -> list[str]:
+    """The matrix, without its zeros."""
+    given: dict[str, Counter[str]] = {}
+    for each in outcomes:
+        given.setdefault(each.row.expected, Counter())[each.before.code or NONE] += 1
+    lines = [
+        f"| `{code}` | {found.total()} | {', '.join(f'`{c}` {n}' for c, n in found.items())} |"
+        for code, found in sorted(given.items())
+    ]
+    return [*CONFUSION, *lines, "<!-- and the faults -->"]
+
+
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    lines = []
+    for each in outcomes:
+        row, stopped = each.row, each.stopped
+        cells = (row.name, row.on, f"{stopped.status} `{stopped.code}`", f"`{each.before.code}`")
+        text = [*cells, steady(each.remedy), row.does]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in text)} |")
+    return [*TABLE, *lines]
