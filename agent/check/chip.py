@@ -26,7 +26,7 @@ def probes(conf: Config, tpm: Tpm) -> Iterator[Probe]:
     after = ("tpm", "tpm-hierarchies")
     yield Probe("tpm-lockout", lambda: _lockout(budget(), conf), after)
     yield Probe("tpm-room", lambda: _room(tpm, len(missing())), after)
-    yield Probe("tpm-passwords", lambda: _passwords(tpm, missing()), after)
+    yield Probe("tpm-passwords", lambda: _passwords(tpm, missing()), (*after, "credentials"))
     yield Probe("tpm-srk", lambda: _srk(tpm, missing()), after)
 
 

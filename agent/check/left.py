@@ -1,6 +1,6 @@
 """The plan's own steps, asked and not run; what is left of them, and why the last run stopped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,18 +18,18 @@ NEEDS = {"tpmd": ("ek", "srk")}  # what a step takes for granted that it is done
 class Plan:
     """`left`: the names of steps that are not done, as far as they were looked at."""
 
-    steps: Sequence[Step]
     state: State
+    made: Callable[[], Sequence[Step]]
     left: list[str] = field(default_factory=list)
 
     def first(self) -> Iterator[Probe]:
         """All that is local; the TPM is looked at by other means."""
-        for step in self.steps:
+        for step in self.made():
             if step.name not in ("tpm", LAST):
                 yield self._probe(step)
 
     def last(self) -> Iterator[Probe]:
-        for step in self.steps:
+        for step in self.made():
             if step.name == LAST:
                 yield self._probe(step)
 

@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from agent import plan
-from agent.check import chip, edge, surroundings
+from agent.check import chip, dps, edge, est, hub, network, surroundings
 from agent.check.left import LAST, Plan
 from agent.check.probe import Probe
 from agent.config import Config
@@ -67,8 +68,12 @@ def verdict(found: Sequence[Found]) -> Found | None:
 
 
 def also(found: Sequence[Found]) -> list[Found]:
-    """What else is not fine, which may be the same thing once more."""
-    return [each for each in found if each.state in STATUS and each is not verdict(found)]
+    """What else is not fine, each code once: it may be the same thing in other words."""
+    others = {each.code: each for each in reversed(found) if each.state in STATUS}
+    first = verdict(found)
+    if first is not None:
+        others.pop(first.code)
+    return list(reversed(others.values()))
 
 
 def status(found: Sequence[Found]) -> int:
@@ -79,16 +84,31 @@ def status(found: Sequence[Found]) -> int:
 
 
 def probes(conf: Config, tpm: Tpm, state: State, who: Who) -> Iterator[Probe]:
-    """In the order of causes. Pure, but for what an earlier probe has found."""
-    ours = Plan(plan.plan(conf, tpm, state), state)
+    """In the order of causes; what comes late may depend on what came of the probes before."""
     yield from surroundings.probes(conf, state)
+    ours = Plan(state, partial(plan.plan, conf, tpm, state))
+    yield from surroundings.token(conf)
     if conf.for_edge:
         yield edge.file(conf)
-    yield from chip.probes(conf, tpm)
-    yield from ours.first()
-    yield from ours.last()
+    yield from _part("tpm", lambda: chip.probes(conf, tpm))
+    yield from _part("steps", ours.first)
+    for name, part in {"proxy": network, "est": est, "dps": dps, "hub": hub}.items():
+        yield from _part(name, partial(part.probes, conf, tpm, state, who))
+    yield from _part("steps", ours.last)
     yield surroundings.lock(state)
     yield Probe("last-run", ours.failure)
     if conf.for_edge:
         yield from edge.probes(conf, state, who, asked=LAST not in ours.left)
     yield Probe("provisioned", ours.whole)
+
+
+def _part(name: str, make: Callable[[], Iterator[Probe]]) -> Iterator[Probe]:
+    """Where it cannot even be told what there is to look at, that is what is found."""
+    try:
+        yield from make()
+    except AgentError as e:
+        yield Probe(name, partial(_told, e))
+
+
+def _told(e: AgentError) -> str:
+    raise e

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from agent import inputs, store
+from agent import inputs, pkcs11, store
 from agent.check.probe import Probe
 from agent.check.units import enabled
 from agent.config import Config
@@ -29,11 +29,17 @@ def probes(conf: Config, state: State) -> Iterator[Probe]:
     if conf.dps.attestation == "x509":
         yield Probe("token-owner", partial(_owner, conf))
         if conf.for_edge:
-            yield Probe("pkcs11-module", lambda: str(conf.pkcs11.library or aziot.library()))
+            yield Probe("pkcs11-module", lambda: str(aziot.module(conf)))
     for name, directory in _written(conf, state).items():
         yield Probe(f"disk-{name}", partial(room, directory))
     yield Probe("state-files", partial(_files, state.directory), ("disk-state",))
     yield Probe("units", partial(enabled, state))
+
+
+def token(conf: Config) -> Iterator[Probe]:
+    """The PKCS#11 store that is there already: that it can be read."""
+    if conf.dps.attestation == "x509":
+        yield Probe("token-store", partial(_token, conf), ("disk-token",))
 
 
 def lock(state: State) -> Probe:
@@ -63,6 +69,12 @@ def _owner(conf: Config) -> str:
     except KeyError as e:
         what = f"cannot make the PKCS#11 token: there is no user '{conf.token_owner}'"
         raise UserMissing(what, setting="pkcs11.owner") from e
+
+
+def _token(conf: Config) -> str:
+    found = pkcs11.look(conf.pkcs11.store, conf.pkcs11.token)
+    what = f"'{conf.pkcs11.token}' in {conf.pkcs11.store}"
+    return f"{what}, with {len(found.keys)} keys" if found else f"no token {what} yet"
 
 
 def _written(conf: Config, state: State) -> dict[str, Path]:

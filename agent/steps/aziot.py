@@ -117,9 +117,7 @@ def _by_certificate(
     pins = Token(conf, state).pins()
     if operational is None or pins is None:
         return None
-    keystore = aziot_config.Keystore(
-        library=conf.pkcs11.library or library(), token=conf.pkcs11.token, pin=pins.user
-    )
+    keystore = aziot_config.Keystore(library=module(conf), token=conf.pkcs11.token, pin=pins.user)
     ldevid = aziot_config.KeyPair(certificate=state.ldevid_cert, key=keystore.uri(state.slot))
     by_est = operational.issued_by == "est"
     return aziot_config.Desired(
@@ -170,6 +168,15 @@ def _edge_ca(conf: config.EdgeCa | None, who: str) -> aziot_config.EdgeCa | None
         return None
     by_est = conf.issued_by == "est"
     return aziot_config.EdgeCa(common_name=who if by_est else None, days=conf.days)
+
+
+def module(conf: Config) -> Path:
+    """What IoT Edge's key service is to load. Raises ModuleMissing, also for one that the
+    configuration names: the service would say so in its own journal alone."""
+    given = conf.pkcs11.library
+    if given is not None and not store.exists(given):
+        raise ModuleMissing(f"cannot find the PKCS#11 module '{given}'")
+    return given or library()
 
 
 def library() -> Path:
