@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -14,6 +15,7 @@ import requests.adapters
 from urllib3 import HTTPSConnectionPool
 from urllib3.connection import HTTPSConnection
 
+from agent.http_reply import Response
 from agent.traffic import ends
 
 
@@ -78,6 +80,10 @@ class Alarm:
 
 
 class Session(requests.Session):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # none of any server
+
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None, or requests would read a redirect's body without limit and parse its Location,
         even when told not to follow."""
@@ -88,6 +94,8 @@ class Adapter(requests.adapters.HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext, alarm: Alarm, proxy: Proxy | None = None) -> None:
         class Connection(HTTPSConnection):
+            response_class = Response
+
             def _new_conn(self) -> socket.socket:
                 line = super()._new_conn()
                 alarm.watch(line)

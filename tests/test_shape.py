@@ -38,7 +38,7 @@ ALLOWED = {
     "tls": {"clock", "errors"},
     "traffic": set(),
     "http": {"clock", "errors", "http_line", "tls", "traffic", "urls"},
-    "http_line": {"traffic"},
+    "http_line": {"http_reply", "traffic"},
     "sas": set(),
     "dps": {"errors", "dps_wire", "http", "sas"},
     "dps_wire": {"errors", "http"},
