@@ -19,13 +19,15 @@ LARGEST = 64 * 1024  # bytes of what a custom allocation is told; DPS takes a li
 
 
 def check(config: Config) -> None:
-    """Raises the one ConfigError found, or one that lists several."""
+    """Raises the one ConfigError found, or one that lists several; a file that two ask for is one
+    thing to put right."""
     found: list[ConfigError] = []
     for look in _looks(config):
         try:
             look()
         except ConfigError as e:
-            found.append(e)
+            if (e.code, e.remedy) not in [(each.code, each.remedy) for each in found]:
+                found.append(e)
     if len(found) == 1:
         raise found[0]
     if found:

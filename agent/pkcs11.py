@@ -12,6 +12,7 @@ then added to it, as to a store with other tokens.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,13 +26,24 @@ from pathlib import Path
 from typing import Protocol
 
 from agent import pkcs11_rows as rows
-from agent.errors import ConfigError, Later, NoPermission, TokenBusy, TokenForeign
+from agent.errors import (
+    AgentError,
+    ConfigError,
+    DiskFull,
+    Later,
+    NoPermission,
+    ReadOnly,
+    TokenBusy,
+    TokenForeign,
+)
 from agent.pkcs11_objects import Key
 from agent.pkcs11_rows import PATIENCE, Stored
 
 __all__ = ["DATABASE", "Key", "Pins", "Sealer", "Stored", "Token", "create", "look", "own", "put"]
 
 DATABASE = "tpm2_pkcs11.sqlite3"
+DISK: dict[int | None, type[AgentError]] = {errno.EROFS: ReadOnly}
+DISK |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EIO), DiskFull)
 
 
 class Sealer(Protocol):
@@ -284,3 +296,7 @@ def _permitted(path: Path) -> Iterator[None]:
         raise NoPermission(f"cannot use '{path}': {e.strerror}", path=path) from e
     except (FileExistsError, NotADirectoryError) as e:
         raise TokenForeign(f"cannot use '{path}': its directory is none", path=path) from e
+    except OSError as e:
+        if e.errno not in DISK:
+            raise
+        raise DISK[e.errno](f"cannot write '{path}': {e.strerror}", path=path) from e

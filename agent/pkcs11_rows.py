@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.errors import NoPermission, TokenBusy, TokenForeign, TokenUnreadable
+from agent.errors import DiskFull, NoPermission, TokenBusy, TokenForeign, TokenUnreadable
 from agent.pkcs11_objects import (
     CLASS,
     ID,
@@ -148,6 +148,8 @@ def _explained(path: Path) -> Iterator[None]:
                 raise TokenUnreadable(f"cannot use '{path}': {e}", path=path) from e
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
                 raise NoPermission(f"cannot use '{path}': {e}", path=path) from e
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+                raise DiskFull(f"cannot write '{path}': {e}", path=path) from e
         raise
 
 
