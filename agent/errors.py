@@ -194,6 +194,13 @@ class LdevidNotRenewed(ConfigError):
     )
 
 
+class CertificateOfNobody(ConfigError):
+    """A certificate that nobody renews (an IDevID, a CA's in a file) is not as it should be."""
+
+    code = "certificate-of-nobody"
+    remedy = "See which, and why: tpm2cloud health --dry-run. Have {name} replaced, or put right"
+
+
 class AziotConfigInvalid(ConfigError):
     """IoT Edge's own config.toml is there, but it is no TOML."""
 
@@ -644,28 +651,30 @@ class EkIssuerMissing(EkCertificateUntrusted):
 
 
 class EkCertificateExpired(TpmError):
-    """The EK certificate is no longer valid."""
+    """The EK certificate is no longer valid; or the clock is years ahead, and will be set."""
 
-    code = "ek-cert-expired"
-    remedy = "Check the clock (timedatectl); else ask the TPM's maker for a new one"
+    code, status = "ek-cert-expired", os.EX_TEMPFAIL
+    remedy = (
+        "Check the clock (timedatectl), it is tried again; else ask the TPM's maker for a new one"
+    )
 
 
 class EkIssuerExpired(TpmError):
     """A CA certificate between the EK certificate and the maker's root is no longer valid."""
 
-    code = "ek-issuer-expired"
+    code, status = "ek-issuer-expired", os.EX_TEMPFAIL
     remedy = (
-        "Check the clock (timedatectl); else get a newer certificate of this CA from the TPM's "
-        "maker, and: tpm2cloud import-root FILE"
+        "Check the clock (timedatectl), it is tried again; else get a newer certificate of this CA "
+        "from the TPM's maker, and: tpm2cloud import-root FILE"
     )
 
 
 class EkRootExpired(TpmError):
     """The root of the TPM's maker is no longer valid."""
 
-    code = "ek-root-expired"
+    code, status = "ek-root-expired", os.EX_TEMPFAIL
     remedy = (
-        "Check the clock (timedatectl); else get the maker's newer root, and: "
+        "Check the clock (timedatectl), it is tried again; else get the maker's newer root, and: "
         "tpm2cloud import-root FILE --sha256 FINGERPRINT"
     )
 
@@ -746,10 +755,13 @@ class IdevidUnfit(TpmError):
 
 
 class IdevidExpired(TpmError):
-    """The IDevID certificate is no longer valid."""
+    """The IDevID certificate is no longer valid; or the clock is years ahead, and will be set."""
 
-    code = "idevid-expired"
-    remedy = "Check the clock (timedatectl); else the IDevID must be issued anew at the factory"
+    code, status = "idevid-expired", os.EX_TEMPFAIL
+    remedy = (
+        "Check the clock (timedatectl), it is tried again; else the IDevID must be issued anew at "
+        "the factory"
+    )
 
 
 # --- 75: later -----------------------------------------------------------------------------------
@@ -802,8 +814,8 @@ class NetworkProcess(Later):
 
     code = "network-process"
     remedy = (
-        "See what it says: journalctl -u 'tpm2cloud-network@*'; where nobody listens: systemctl "
-        "restart tpm2cloud-network.socket; it is tried again"
+        "See what it says: journalctl -u 'tpm2cloud_network@*'; where nobody listens: systemctl "
+        "restart tpm2cloud_network.socket; it is tried again"
     )
 
 
@@ -1007,6 +1019,13 @@ class CertificateStuck(Later):
         "Look at: journalctl -u {unit}; iotedge check. How much is done per day says "
         "health.interventions"
     )
+
+
+class CertificateUnwell(Later):
+    """A certificate that this device lives by is not as it should be, and is being looked after."""
+
+    code = "certificate-unwell"
+    remedy = "See what will be done about it, and when: tpm2cloud health --dry-run"
 
 
 class HubNotReached(Later):
@@ -1460,6 +1479,18 @@ class KeyImportRefused(ChallengeInvalid):
     """The key that DPS sent is for this TPM, which does not take it: it was damaged on the way."""
 
     code = "dps-key-not-taken"
+
+
+# What a wrong clock makes of things that are in order. None of these counts as a try that failed:
+# who put the clock right must not wait because it was wrong.
+MAYBE_THE_CLOCK: tuple[type[AgentError], ...] = (
+    ClockImplausible,
+    TlsDates,
+    EkCertificateExpired,
+    EkIssuerExpired,
+    EkRootExpired,
+    IdevidExpired,
+)
 
 
 def every_error(base: type[AgentError] = AgentError) -> Iterator[type[AgentError]]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 from agent import plan
-from agent.check import chip, dps, edge, est, hub, network, surroundings
+from agent.check import certificates, chip, dps, edge, est, hub, network, surroundings
 from agent.check.left import LAST, Plan
 from agent.check.probe import Probe
 from agent.config import Config
@@ -99,6 +99,7 @@ def probes(conf: Config, tpm: Tpm, state: State, who: Who) -> Iterator[Probe]:
     yield Probe("last-run", ours.failure)
     if conf.for_edge:
         yield from edge.probes(conf, state, who, asked=LAST not in ours.left)
+    yield from certificates.probes(conf, tpm, state)
     yield Probe("provisioned", ours.whole)
 
 

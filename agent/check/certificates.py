@@ -1,0 +1,40 @@
+"""The certificates that a provisioned device lives by, as its companion judges them."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+
+from agent.check.probe import Probe
+from agent.config import Config
+from agent.errors import CertificateOfNobody, CertificateUnwell
+from agent.health import look, shown
+from agent.health.judge import Judged, judge
+from agent.state import State
+from agent.steps import azure
+from agent.tpm import Tpm
+
+
+def probes(conf: Config, tpm: Tpm, state: State) -> Iterator[Probe]:
+    yield Probe("certificates", partial(_judged, conf, tpm, state), ("tpm", "clock", "device-id"))
+
+
+def _judged(conf: Config, tpm: Tpm, state: State) -> str:
+    """One whose time to be renewed has come is as it should be. Raises CertificateUnwell, or
+    CertificateOfNobody, for the first that is not."""
+    if not azure.began(conf, state):
+        return "not looked at: this device was not provisioned yet"
+    now = datetime.now(UTC)
+    found = [judge(each, now) for each in look.gather(tpm, conf, state, {})]
+    for each in found:
+        _see(each, now)
+    return ", ".join(f"{each.name} {each.state}" for each in found if each.state != "missing")
+
+
+def _see(each: Judged, now: datetime) -> None:
+    verdict = shown.verdict(shown.Report(now, [each]))
+    if each.state == "due" or verdict == shown.WELL:
+        return
+    what = f"cannot count on the certificate '{each.name}': it is {each.state}: {each.why}"
+    if verdict == shown.PERSON:
+        raise CertificateOfNobody(what, name=each.name)
+    raise CertificateUnwell(what)
