@@ -11,6 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from agent.errors import NoPermission
+
 T = TypeVar("T")
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -38,11 +40,13 @@ class Found:
 
 
 def read(files: Sequence[Path], found: Found) -> Tree:
-    """The files merged, later ones over earlier ones."""
+    """The files merged, later ones over earlier ones. Raises NoPermission."""
     tree: Tree = {}
     for path in files:
         try:
             _merge(tree, tomllib.loads(path.read_text("utf-8")), path)
+        except PermissionError as e:
+            raise NoPermission(f"cannot read '{path}': {e.strerror}", path=path) from e
         except OSError as e:
             found.problems.append(f"{path}: cannot be read: {e.strerror}")
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
