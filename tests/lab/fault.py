@@ -18,10 +18,10 @@ from typing import Any, Literal, Self
 from tests.lab import canaries, pki
 from tests.lab.apart import Apart
 from tests.lab.clock import Clock
-from tests.lab.device import Device, Wish, merged
+from tests.lab.device import Device, Wish
 from tests.lab.factory import Board
+from tests.lab.fault_relay import Relay
 from tests.lab.hub import Hub
-from tests.lab.relay import Relay
 from tests.lab.tools import Tools
 from tests.lab.world import HOST, USER, World
 
@@ -121,6 +121,8 @@ class Case:
             self.apart.mount("tmpfs", "/run", "tmpfs")
             self.apart.make("/run/systemd/journal/socket")
             self.apart.mount(self.journal.path, "/run/systemd/journal/socket", flags=4096)
+            if self.row.on == "edge, TPM":
+                self.device.enrol()
             self.stack = stack.pop_all()
         return self
 
@@ -177,7 +179,7 @@ class Case:
 
     def configure(self, **tables: Any) -> None:
         """These settings too; None takes one out."""
-        self.changes = merged(self.changes, tables)
+        self.changes = overlaid(self.changes, tables)
         self.device.configure(self.changes)
 
     def unconfigure(self) -> None:
@@ -240,3 +242,13 @@ class Case:
     @property
     def hub(self) -> Hub:
         return self.world.hub
+
+
+def overlaid(changes: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """As `merged`, but a None stays: it is for the settings that both are laid over."""
+    result = dict(changes)
+    for key, new in more.items():
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(new, Mapping)
+        result[key] = overlaid(old, new) if both else new  # type: ignore[arg-type]
+    return result

@@ -1,6 +1,6 @@
 """All faults, and what each gets."""
 
+from tests.lab import fault_setup, fault_tpm
 from tests.lab.fault import Row
-from tests.lab.fault_setup import ROWS as SETUP
 
-ROWS: list[Row] = [*SETUP]
+ROWS: list[Row] = [*fault_setup.ROWS, *fault_tpm.ROWS]

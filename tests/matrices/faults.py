@@ -36,13 +36,13 @@ class Outcome:
     def wrong(self) -> Iterator[str]:
         row, stopped, before = self.row, self.stopped, self.before
         if stopped.code != row.code or not stopped.status:
-            yield f"provision: {stopped.code or NONE}, not {row.code}:\n{stopped.text[-1500:]}"
+            yield f"provision: {stopped.code or NONE}, not {row.code}:\n{words(stopped)}"
         if before.code != row.expected:
             yield f"check: {before.code or NONE}, not {row.expected}:\n{shown(before)}"
         if not re.search(row.told, self.remedy):
             yield f"the remedy does not tell '{row.told}': {self.remedy}"
         if self.healed.status:
-            yield f"it does not provision afterwards:\n{self.healed.text[-1500:]}"
+            yield f"it does not provision afterwards:\n{words(self.healed)}"
         elif self.after.code:
             yield f"check: {self.after.code}, though it is provisioned:\n{shown(self.after)}"
         yield from (f"a secret {leak}" for leak in self.leaks)
@@ -55,6 +55,13 @@ class Outcome:
 def shown(said: Said) -> str:
     """What is not fine in a JSON of `check`."""
     return said.text[: said.text.find('"probes"')]
+
+
+def words(said: Said) -> str:
+    """What a person would read of it, the end."""
+    lines = said.text[-4000:].splitlines()
+    noise = re.compile(r"$|[A-Z_]+=(?<!MESSAGE=)|TPM2?CLOUD_|MESSAGE$")
+    return "\n".join(line for line in lines if not noise.match(line))[-1500:]
 
 
 def tried(town: Town, row: Row) -> Outcome:
@@ -85,7 +92,8 @@ def prove(base: Path, tell: Tell, only: str = "") -> Report:
             failed += [found] if isinstance(found, str) else []
     for outcome in outcomes:
         failed += [f"{outcome.row.name}: {what}" for what in outcome.wrong()]
-    return Report("Faults", counts(rows, outcomes), [*confusion(outcomes), *table(outcomes)], failed)
+    lines = [*confusion(outcomes), *table(outcomes)]
+    return Report("Faults", counts(rows, outcomes), lines, failed)
 
 
 def told(town: Town, row: Row, tell: Tell) -> Outcome | str:
