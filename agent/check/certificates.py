@@ -27,7 +27,8 @@ def _judged(conf: Config, tpm: Tpm, state: State) -> str:
     found = [judge(each, now) for each in look.gather(tpm, conf, state, {})]
     for each in found:
         _see(each, now)
-    return ", ".join(f"{each.name} {each.state}" for each in found if each.state != "missing")
+    told = [f"{each.name} {each.state}" for each in found if each.state != "missing"]
+    return ", ".join(told) or "it lives by none"
 
 
 def _see(each: Judged, now: datetime) -> None:

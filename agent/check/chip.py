@@ -23,9 +23,10 @@ def probes(conf: Config, tpm: Tpm) -> Iterator[Probe]:
     missing = cache(partial(_missing, conf, tpm))
     yield Probe("tpm", lambda: f"{tpm} at {tpm.tcti}")
     yield Probe("tpm-hierarchies", lambda: _hierarchies(budget()), ("tpm",))
-    after = ("tpm", "tpm-hierarchies")
-    yield Probe("tpm-lockout", lambda: _lockout(budget(), conf), after)
+    after: tuple[str, ...] = ("tpm", "tpm-hierarchies")
     yield Probe("tpm-room", lambda: _room(tpm, len(missing())), after)
+    yield Probe("tpm-lockout", lambda: _lockout(budget(), conf), after)
+    after = (*after, "tpm-room")
     yield Probe("tpm-passwords", lambda: _passwords(tpm, missing()), (*after, "credentials"))
     yield Probe("tpm-srk", lambda: _srk(tpm, missing()), after)
 

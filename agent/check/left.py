@@ -6,12 +6,38 @@ from functools import partial
 from typing import Any
 
 from agent.check.probe import Probe
-from agent.errors import AgentError, NotYetProvisioned, every_error
+from agent.errors import (
+    AgentError,
+    AziotConfigInvalid,
+    ClockImplausible,
+    IotedgeMissing,
+    ModuleMissing,
+    NotYetProvisioned,
+    TokenUnreadable,
+    TpmDisabled,
+    TpmUnavailable,
+    UserMissing,
+    every_error,
+)
 from agent.state import State, read_json
 from agent.steps import Step
 
 LAST = "registration"  # it comes of all the others, and of the network
 NEEDS = {"tpmd": ("ek", "srk")}  # what a step takes for granted that it is done
+# What an earlier probe has found by itself, if it is still so.
+LOOKED_AT = {
+    kind.code
+    for kind in (
+        AziotConfigInvalid,
+        ClockImplausible,
+        IotedgeMissing,
+        ModuleMissing,
+        TokenUnreadable,
+        TpmDisabled,
+        TpmUnavailable,
+        UserMissing,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +60,7 @@ class Plan:
                 yield self._probe(step)
 
     def _probe(self, step: Step) -> Probe:
-        after = () if step.name == "clock" else ("tpm",)
+        after = () if step.name == "clock" else ("tpm", "tpm-hierarchies", "tpm-room")
         needs_name = step.name in ("aziot-config", LAST)
         return Probe(step.name, partial(self._look, step), (*after, *("device-id",) * needs_name))
 
@@ -49,7 +75,7 @@ class Plan:
     def failure(self) -> str:
         """Where a run has stopped, and nothing has changed since: what it stopped of."""
         last = read_json(self.state.failure) or {}
-        if last.get("step") in self.left:
+        if last.get("step") in self.left and last.get("code") not in LOOKED_AT:
             raise _remembered(last)
         return "none" if not last else f"[{last.get('code')}] is over"
 
