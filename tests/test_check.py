@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.lab.world import World
 from tests.test_bad_input import with_iotedge
 from tests.test_bad_places import powerless
 
+DAY = timedelta(days=1)
 BOOTED = 'mount -t tmpfs none /run && mkdir -p /run/systemd/system && exec "$@"'
 
 
@@ -308,5 +310,10 @@ def test_certificates_are_judged_as_the_companion_does(make_device: MakeDevice) 
     own.unlink()
     assert check(device) == (3, "certificate-unwell")
     own.write_bytes(kept)
+    ended = pki.root("Ended", starts=-9 * DAY, lasts=DAY).save(device.directory / "ended")
+    issuer = {"certificate": str(ended.chain), "key": str(ended.key)}
+    device.configure({"ldevid": {"est": None, "ca": issuer}})
+    assert check(device) == (4, "certificate-of-nobody")
+    device.configure({})
     anchors.write_bytes(pki.pem(pki.authority("Somebody else").root))
     assert check(device) == (4, "idevid-untrusted")

@@ -6,7 +6,7 @@ from functools import partial
 
 from agent.check.probe import Probe
 from agent.config import Config
-from agent.errors import CertificateOfNobody, CertificateUnwell
+from agent.errors import AgentError, CertificateOfNobody, CertificateUnwell
 from agent.health import look, shown
 from agent.health.judge import Judged, judge
 from agent.state import State
@@ -19,23 +19,22 @@ def probes(conf: Config, tpm: Tpm, state: State) -> Iterator[Probe]:
 
 
 def _judged(conf: Config, tpm: Tpm, state: State) -> str:
-    """One whose time to be renewed has come is as it should be. Raises CertificateUnwell, or
-    CertificateOfNobody, for the first that is not."""
+    """One whose time to be renewed has come is as it should be. Raises CertificateOfNobody, or
+    CertificateUnwell: what it is issued by may be the former."""
     if not azure.began(conf, state):
         return "not looked at: this device was not provisioned yet"
     now = datetime.now(UTC)
     found = [judge(each, now) for each in look.gather(tpm, conf, state, {})]
-    for each in found:
-        _see(each, now)
+    bad = {each.name: shown.verdict(shown.Report(now, [each])) for each in found}
+    worst = max(found, key=lambda each: 0 if each.state == "due" else bad[each.name], default=None)
+    if worst is not None and worst.state != "due" and bad[worst.name] != shown.WELL:
+        raise _unwell(worst, bad[worst.name])
     told = [f"{each.name} {each.state}" for each in found if each.state != "missing"]
     return ", ".join(told) or "it lives by none"
 
 
-def _see(each: Judged, now: datetime) -> None:
-    verdict = shown.verdict(shown.Report(now, [each]))
-    if each.state == "due" or verdict == shown.WELL:
-        return
+def _unwell(each: Judged, verdict: int) -> AgentError:
     what = f"cannot count on the certificate '{each.name}': it is {each.state}: {each.why}"
     if verdict == shown.PERSON:
-        raise CertificateOfNobody(what, name=each.name)
-    raise CertificateUnwell(what)
+        return CertificateOfNobody(what, name=each.name)
+    return CertificateUnwell(what)
