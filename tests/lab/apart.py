@@ -94,7 +94,8 @@ def _do(what: dict[str, Any]) -> int:
 def main() -> None:
     for line in sys.stdin:
         failed = _do(json.loads(line))
-        print(os.strerror(failed) if failed else "", flush=True)
+        sys.stdout.write(f"{os.strerror(failed) if failed else ''}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -53,9 +53,10 @@ def leaks(device: Device, secrets: Iterable[bytes], said: Iterable[bytes]) -> It
 
 def open_to_others(top: Path) -> Iterator[Path]:
     for path in top.rglob("*"):
-        if path.relative_to(top).parts[0] not in OTHERS and path.is_file():
-            if path.stat().st_mode & 0o077:
-                yield path
+        if path.relative_to(top).parts[0] in OTHERS or not path.is_file():
+            continue
+        if path.stat().st_mode & 0o077:
+            yield path
 
 
 class Journal:

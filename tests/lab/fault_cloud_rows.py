@@ -3,20 +3,11 @@
 from datetime import timedelta
 
 from tests.lab import fault_cloud as cloud
-from tests.lab import fault_net as net
+from tests.lab import fault_servers as servers
 from tests.lab.fault import Row
 from tests.lab.fault_cloud import another_hub, crashing, dps, failing, group_disabled, hub
-from tests.lab.fault_net import (
-    away,
-    bare,
-    breaks,
-    chain_gap,
-    instead,
-    no_dns,
-    showing,
-    unknown_name,
-    wrong_login,
-)
+from tests.lab.fault_net import away, breaks, no_dns, unknown_name
+from tests.lab.fault_servers import bare, chain_gap, instead, showing, wrong_login
 from tests.lab.hostile import cut, http, moved, reset, whole
 
 DAY = timedelta(days=1)
@@ -41,7 +32,7 @@ ROWS = [
         "it is set right"),
     Row("No DNS server knows DPS", DEVICE, "dns-failed", no_dns("dps"),
         "a DNS server here that knows it", "one does"),
-    Row("TLS is intercepted", DEVICE_TPM, "tls-untrusted", net.intercepted, "interception",
+    Row("TLS is intercepted", DEVICE_TPM, "tls-untrusted", servers.intercepted, "interception",
         "this device is let through without"),
     Row("The certificate of DPS has expired", DEVICE_TPM, "tls-dates",
         showing("dps", starts=-9 * DAY, lasts=DAY), "needs a new certificate", "it has a new one"),
@@ -52,7 +43,7 @@ ROWS = [
     Row("No TLS on the port of DPS", DEVICE, "tls-failed", bare("dps", plain=True),
         "TLS 1.2 or newer", "it is set right"),
     Row("A captive portal in the place of DPS", DEVICE_TPM, "captive-portal",
-        instead("dps", whole(net.PORTAL), REGISTER), "without a login page", "it lets us pass"),
+        instead("dps", whole(servers.PORTAL), REGISTER), "without a login page", "it lets us pass"),
     Row("A redirect to a login page", DEVICE, "dps-redirected",
         instead("dps", whole(moved("https://portal.example/login", 302)), REGISTER),
         "let this device through", "it lets us pass"),
@@ -119,7 +110,7 @@ ROWS = [
         verdict="unreachable"),
     Row("DPS has a wrong name, with IoT Edge", "edge", "iotedge-failed", unknown_name("dps"),
         "the right name", "it is set right", verdict="dns-failed"),
-    Row("TLS is intercepted, with IoT Edge", "edge", "iotedge-failed", net.intercepted,
+    Row("TLS is intercepted, with IoT Edge", "edge", "iotedge-failed", servers.intercepted,
         "interception", "this device is let through without", verdict="tls-untrusted"),
     Row("The operational EST server is away", "edge", "iotedge-failed", away("operational"), AGAIN,
         BACK, verdict="unreachable"),

@@ -3,23 +3,10 @@
 from datetime import timedelta
 
 from tests.lab import fault_net as net
+from tests.lab import fault_servers as servers
 from tests.lab.fault import Row
-from tests.lab.fault_net import (
-    away,
-    bare,
-    breaks,
-    chain_gap,
-    clock,
-    instead,
-    issuing,
-    login_at_proxy,
-    no_dns,
-    proxy,
-    says,
-    showing,
-    unknown_name,
-    wrong_login,
-)
+from tests.lab.fault_net import away, breaks, clock, login_at_proxy, no_dns, proxy, unknown_name
+from tests.lab.fault_servers import bare, chain_gap, instead, issuing, says, showing, wrong_login
 from tests.lab.hostile import cut, echo, hang, http, later, moved, reset, whole
 
 DAY = timedelta(days=1)
@@ -47,7 +34,7 @@ ROWS = [
         "TLS 1.2 or newer", MENDED),
     Row("An EST server that speaks TLS 1.1", "edge", "tls-failed", bare("est", tls_1_1=True),
         "TLS 1.2 or newer", MENDED),
-    Row("The EST server has moved to another CA", "edge", "tls-untrusted", net.another_ca,
+    Row("The EST server has moved to another CA", "edge", "tls-untrusted", servers.another_ca,
         "the trust anchor needs an update", "the new root is put there"),
     Row("The EST server's certificate has expired", "edge", "tls-dates",
         showing("est", starts=-9 * DAY, lasts=DAY), "needs a new certificate", "it has a new one"),
@@ -55,16 +42,16 @@ ROWS = [
         showing("est", name="other.example"), "and the server's own", "it has the right one"),
     Row("A gap in the EST server's chain", "edge", "tls-untrusted", chain_gap("est"),
         "Wrong server", "the server sends the whole chain"),
-    Row("The trust anchor has expired", "edge", "tls-dates", net.expired_anchor,
+    Row("The trust anchor has expired", "edge", "tls-dates", servers.expired_anchor,
         "Check the clock", "the CA's newer one is put there"),
-    Row("The EST server does not know the OEM", "edge", "tls-client-refused", net.not_our_maker,
+    Row("The EST server does not know the OEM", "edge", "tls-client-refused", servers.not_our_maker,
         "does it trust the CA that issued it", "it trusts the OEM"),
     # what it says
     Row("A wrong password at the EST server", PASSWORD, "est-unauthorized",
         wrong_login("est-password"), "check `auth`.*and the credential", "the right one is given"),
     Row("A wrong shared secret", "edge, secret", "est-unauthorized", wrong_login("est-secret"),
         "check `auth`.*and the credential", "the right one is given"),
-    Row("A wrong path at the EST server", "edge", "est-not-found", net.wrong_path,
+    Row("A wrong path at the EST server", "edge", "est-not-found", servers.wrong_path,
         "Check the path", "it is set right"),
     Row("The EST server does not issue to this device", "edge", "est-forbidden",
         says(whole(http(403))), "ask whoever runs the CA", "they let it issue"),
@@ -84,7 +71,7 @@ ROWS = [
         says(whole(moved("https://elsewhere.example/est"))), "where the server really is",
         "it is there again"),
     Row("A captive portal in the place of the EST server", "edge", "est-garbled",
-        instead("est", whole(net.PORTAL), "simpleenroll"), "rewrites replies|login page",
+        instead("est", whole(servers.PORTAL), "simpleenroll"), "rewrites replies|login page",
         "it lets the device pass"),
     Row("Certificates that are none", "edge", "est-garbled",
         says(whole(http(200, b"AAAA", Content_Type="application/pkcs7-mime"))),
@@ -99,16 +86,16 @@ ROWS = [
     Row("The connection is reset instead of an answer", "edge", "unreachable", says(reset), AGAIN,
         MENDED),
     Row("A certificate for another key", "edge", "issued-for-another-key",
-        issuing(net.for_another_key), "must be corrected", MENDED),
+        issuing(servers.for_another_key), "must be corrected", MENDED),
     Row("A certificate for another name", "edge", "issued-with-wrong-name",
-        issuing(net.for_another_name), "must be corrected", MENDED),
-    Row("A certificate of another CA", "edge", "issued-by-another-ca", issuing(net.by_another_ca),
-        "If this CA is meant", MENDED),
+        issuing(servers.for_another_name), "must be corrected", MENDED),
+    Row("A certificate of another CA", "edge", "issued-by-another-ca",
+        issuing(servers.by_another_ca), "If this CA is meant", MENDED),
     Row("A certificate that has expired already", "edge", "issued-with-wrong-dates",
-        issuing(net.of_yesterday), "Check the clock here .* and at the CA", MENDED),
-    Row("A certificate that makes a CA of the device", "edge", "issued-as-ca", issuing(net.as_ca),
-        "must be corrected", MENDED),
-    Row("A certificate for servers alone", "device", "issued-wrong", issuing(net.for_servers),
+        issuing(servers.of_yesterday), "Check the clock here .* and at the CA", MENDED),
+    Row("A certificate that makes a CA of the device", "edge", "issued-as-ca",
+        issuing(servers.as_ca), "must be corrected", MENDED),
+    Row("A certificate for servers alone", "device", "issued-wrong", issuing(servers.for_servers),
         "must be corrected", MENDED),
     # the proxy
     Row("The proxy is away", "edge", "proxy-unreachable", net.proxy_away, "the right proxy",
@@ -119,7 +106,8 @@ ROWS = [
     Row("The proxy wants a login", "edge", "proxy-login", login_at_proxy(None),
         "/etc/credstore/proxy-password", "it is put there"),
     Row("The proxy does not know the password", "edge", "proxy-login",
-        login_at_proxy("device", "wr0ng-canary"), "/etc/credstore/proxy-password", "it is put there"),
+        login_at_proxy("device", "wr0ng-canary"), "/etc/credstore/proxy-password",
+        "it is put there"),
     # the clock
     Row("It is 1970", "edge", "clock-implausible", clock(-56 * 365 * DAY), "Set the clock",
         "it is set"),

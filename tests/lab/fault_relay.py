@@ -66,10 +66,11 @@ class Relay:
         listener = self._listener = socket.create_server(("127.0.0.1", self.port))
         self._start(lambda: self._accept(listener))
 
-    def _start(self, what: Callable[[], object]) -> None:
+    def _start(self, what: Callable[[], object]) -> threading.Thread:
         thread = threading.Thread(target=what, daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # shut down
@@ -87,9 +88,11 @@ class Relay:
             out.settimeout(None)
             with out:
                 self._lines |= {line, out}
-                self._start(lambda: _copy(line, out))
+                forth = self._start(lambda: _copy(line, out))
                 if not _copy(out, line, most):
                     self._hold(line, then)
+                line.shutdown(socket.SHUT_RD if then == "reset" else socket.SHUT_RDWR)
+                forth.join()  # as long as it reads, close() would not end the connection
             self._lines -= {line, out}
 
     def _hold(self, line: socket.socket, then: Then) -> None:
