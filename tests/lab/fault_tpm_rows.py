@@ -3,40 +3,42 @@
 from tests.lab import states
 from tests.lab.factory import Board
 from tests.lab.fault import Row
-from tests.lab.fault_tpm import (
-    another_tcti,
+from tests.lab.fault_genuine import (
     back_to_the_factory,
-    by_tools,
     certificate,
-    cleared,
-    config_not_for_us,
     cut,
     delivered,
-    ek_of_high_range,
-    evicted,
     for_a_server,
     foreign_ca,
+    no_intermediate,
+    no_more_valid,
+    of_another,
+    reissued,
+    unknown_maker,
+    without_certificates,
+    without_idevid,
+)
+from tests.lab.fault_tpm import (
+    another_tcti,
+    by_tools,
+    cleared,
+    config_not_for_us,
+    ek_of_high_range,
+    evicted,
     indices_leave,
     key_of_another,
     locked_out,
     made,
-    no_intermediate,
-    no_more_valid,
     no_pins,
     not_for_us,
-    of_another,
     off,
     one_leaves,
     password,
     powered_anew,
     readable,
-    reissued,
     rsa_srk_with_a_password,
     state_not_for_us,
     tcti,
-    unknown_maker,
-    without_certificates,
-    without_idevid,
 )
 
 SRK_EVICTED = "tpm2_evictcontrol -C o -c 0x81000001"
