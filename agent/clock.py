@@ -55,10 +55,12 @@ class Vouched:
 
 
 class Times:
-    """What servers say of the time, kept in `file` (JSON). `keep`: else it is only read."""
+    """What servers say of the time, kept in `file` (JSON). `keep`: else it is only read. `said`:
+    what the last one said, believed as far as his chain goes; None if he said nothing."""
 
     def __init__(self, file: Path, *, keep: bool = True) -> None:
         self._file, self._keep = file, keep
+        self.said: datetime | None = None
 
     @property
     def floor(self) -> Bound | None:
@@ -72,12 +74,15 @@ class Times:
         except (ValueError, OverflowError):
             return None
 
-    def hear(self, host: str, headers: Mapping[str, str], vouched: Vouched) -> None:
-        """A reply of `host`, whose chain was verified. Raises ClockImplausible, and what writing a
-        file does."""
+    def hear(
+        self, host: str, headers: Mapping[str, str], vouched: Vouched, *, brings: bool = False
+    ) -> None:
+        """A reply of `host`, whose chain was verified. `brings`: something was made for us that we
+        must not lose, though the clock was set wrong while it was made; what it is good for is seen
+        when it is used. Raises ClockImplausible, and what writing a file does."""
         now, date = datetime.now(UTC), http_date(headers.get("Date", ""))
-        said = min(date, vouched.until) if date else None
-        if said and now + BEHIND < said:
+        said = self.said = min(date, vouched.until) if date else None
+        if said and now + BEHIND < said and not brings:
             raise ClockImplausible(
                 f"cannot trust the clock: it says {now:%Y-%m-%d %H:%M}Z, and {host}, whose "
                 f"certificate is valid, says {date:%Y-%m-%d %H:%M}Z"

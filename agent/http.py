@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import NoReturn, Self
@@ -139,7 +140,8 @@ class Https:
         if self._alarm.rang:  # cut off, yet it looked whole: it ended with the connection
             raise self._late(host)
         if self._times and reply.vouched:
-            self._times.hear(host, reply.headers, reply.vouched)
+            brings = method == "POST" and reply.status == HTTPStatus.OK
+            self._times.hear(host, reply.headers, reply.vouched, brings=brings)
         return reply
 
     def _exchange(

@@ -62,6 +62,12 @@ class State:
         return self.directory / f"{self.slot}-next.pem"
 
     @property
+    def ldevid_issued(self) -> Path:
+        """An LDevID certificate that the CA has issued and that is not valid by the clock here, and
+        its CAs, PEM."""
+        return self.directory / f"{self.slot}-issued.pem"
+
+    @property
     def anchors(self) -> Path:
         """A directory: CA certificates that came after those of the configuration, as these say."""
         return self.directory / "anchors"
@@ -137,7 +143,11 @@ class State:
     def identity(self) -> tuple[Path, ...]:
         """What is of no use with another TPM."""
         slots = (State(self.directory, slot) for slot in SLOTS)
-        of_slots = [path for s in slots for path in (s.ldevid_key, s.ldevid_cert, s.ldevid_next)]
+        of_slots = [
+            path
+            for s in slots
+            for path in (s.ldevid_key, s.ldevid_cert, s.ldevid_next, s.ldevid_issued)
+        ]
         return (
             *of_slots,
             self.ldevid_slot,

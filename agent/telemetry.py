@@ -19,6 +19,7 @@ from pathlib import Path
 from agent import journal
 from agent.backoff import jitter
 from agent.errors import (
+    MAYBE_THE_CLOCK,
     AgentError,
     HubRefused,
     Later,
@@ -84,6 +85,7 @@ class Post:
     _refusals: int = 0
     _asked: int = 0
     _not_before: float = 0.0
+    _clock: AgentError | None = None  # why DPS could not help, if it is this device's clock
     _hand: Message | None = None
     _shelf: Shelf = field(init=False)
 
@@ -209,14 +211,17 @@ class Post:
         if self._refusals == 1:
             return True
         if now() < self._not_before:
+            if self._clock:
+                raise self._clock
             return False
         if self._told is None:
             log.warning("%s does not let this device in: DPS is asked anew", self.link.name)
-        self._not_before = now() + min(ASK * 2**self._asked, ASK_LONGEST)
+        self._not_before, self._clock = now() + min(ASK * 2**self._asked, ASK_LONGEST), None
         try:
             self.link.register_again()
         except Later as e:
             self._not_before = now() + max(e.seconds or 0, SOON)
+            self._clock = e if isinstance(e, MAYBE_THE_CLOCK) else None
             raise
         self._asked += 1
         return True

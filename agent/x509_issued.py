@@ -140,7 +140,7 @@ def issued(
     odd dates, or a CA that is not trusted.
     """
     asked = x509.spki(csr.public_key())
-    leaf = next((c for c in certificates if _spki(c) == asked), None)
+    leaf = next((c for c in certificates if is_for(c, asked)), None)
     if leaf is None:
         raise IssuedForAnotherKey("cannot use the issued certificate: it is for another key")
     check(leaf, x509.common_name(csr if named else leaf), now)
@@ -152,11 +152,12 @@ def issued(
     return x509.shown(found)
 
 
-def _spki(certificate: Certificate) -> bytes:
+def is_for(certificate: Certificate, asked: bytes) -> bool:
+    """`asked`: SubjectPublicKeyInfo, DER."""
     try:
-        return x509.spki(certificate.public_key())
+        return x509.spki(certificate.public_key()) == asked
     except x509.NONSENSE:
-        return b""  # a key of a kind we never ask for
+        return False  # a key of a kind we never ask for
 
 
 def check(leaf: Certificate, cn: str, now: datetime) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agent.backoff import NEVER_MIND, SHORTEST, Backoff, pause
-from agent.errors import AgentError, Later
+from agent.errors import MAYBE_THE_CLOCK, AgentError, Later
 from agent.health.memory import as_error, as_trouble
 
 
@@ -17,7 +17,10 @@ def failed(
     error: AgentError, before: Mapping[str, Any], seed: str, now: datetime, ends: datetime | None
 ) -> dict[str, Any]:
     """What is kept of an answer that was none. `ends`: the certificate that it is about; nobody's
-    word makes us wait for more than half of what that has left, as long as it works."""
+    word makes us wait for more than half of what that has left, as long as it works. A clock that
+    is not right is asked about again."""
+    if isinstance(error, MAYBE_THE_CLOCK):
+        return dict(before)
     failures, left = Backoff.of(before).failures + 1, ends - now if ends else timedelta()
     wait = pause(failures, seed, True, left if left > timedelta() else NEVER_MIND)
     if isinstance(error, Later) and error.seconds is not None:

@@ -123,7 +123,9 @@ class _Run:
 
     def failed(self, error: AgentError, backoff: Backoff, now: datetime) -> Outcome:
         kept = ldevid_pauses.after(error, backoff, self.ours, now, overdue=self.overdue)
-        words = f"{error} [{error.code}]; tried again from {kept.not_before:%Y-%m-%d %H:%M}Z on"
+        words = f"{error} [{error.code}]; tried again"
+        if kept.not_before:
+            words += f" from {kept.not_before:%Y-%m-%d %H:%M}Z on"
         what: What = "waiting" if isinstance(error, Later) else "refused"
         return Outcome(what, words, kept, error)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from agent import journal, plan
 from agent.backoff import Backoff, pause
-from agent.errors import AgentError, IssuedByAnother, Later, TlsUntrusted
+from agent.errors import MAYBE_THE_CLOCK, AgentError, IssuedByAnother, Later, TlsUntrusted
 from agent.events import RENEWED, failed
 from agent.health import acts, look, memory, remedies, renewal, rollover
 from agent.health import spent as spent_
@@ -242,10 +242,11 @@ class Tending:
     def _told(self, before: Backoff) -> None:
         try:
             plan.complete(self._last())
-        except AgentError:
-            failures = before.failures + 1
-            until = self.seen.at + pause(failures, self.device.who(), overdue=True)
-            self.known.configuration = Backoff(failures, until).as_json()
+        except AgentError as e:
+            if not isinstance(e, MAYBE_THE_CLOCK):
+                failures = before.failures + 1
+                until = self.seen.at + pause(failures, self.device.who(), overdue=True)
+                self.known.configuration = Backoff(failures, until).as_json()
             raise
         self.known.configuration = {}
 

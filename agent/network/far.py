@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -186,7 +187,8 @@ class FarHttps(Https):
         )
         reply = _understood(wire.as_reply, found)
         if self._times and reply.vouched:
-            self._times.hear(host_of(url), reply.headers, reply.vouched)
+            brings = method == "POST" and reply.status == HTTPStatus.OK
+            self._times.hear(host_of(url), reply.headers, reply.vouched, brings=brings)
         return reply
 
 

@@ -110,7 +110,9 @@ class Told(Times):
     def floor(self) -> Bound | None:
         return self._told
 
-    def hear(self, host: str, headers: Mapping[str, str], vouched: Vouched) -> None:
+    def hear(
+        self, host: str, headers: Mapping[str, str], vouched: Vouched, *, brings: bool = False
+    ) -> None:
         """Nothing is kept here."""
 
 

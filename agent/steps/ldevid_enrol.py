@@ -15,19 +15,25 @@ from cryptography.x509 import Certificate, CertificateSigningRequest
 
 from agent import anchors, config, inputs, x509, x509_issued
 from agent import ek as endorsement
-from agent.errors import ClockImplausible, ConfigError, SecretUnreadable, TpmError
-from agent.steps import enrol, ldevid_key, ldevid_pauses, pending
+from agent.errors import (
+    ClockImplausible,
+    ConfigError,
+    IssuedWithWrongDates,
+    SecretUnreadable,
+    TpmError,
+)
+from agent.steps import enrol, ldevid_dates, ldevid_key, ldevid_pauses, pending
 from agent.steps.ek import trust
 from agent.steps.ldevid import Ldevid, Login, local_ca, server
 from agent.tpm import Tpm, Transient
 
 if TYPE_CHECKING:
-    from agent.est import Basic, Secret
+    from agent.est import Basic, Est, Secret
 
 log = logging.getLogger(__name__)
 Chain = Sequence[Certificate]
 Csr = CertificateSigningRequest
-Answer = tuple[Chain, Chain]
+Answer = tuple[Chain, Chain, datetime | None]  # the last: what time it is there
 
 
 def by_login(ours: Ldevid) -> Chain:
@@ -38,7 +44,7 @@ def by_login(ours: Ldevid) -> Chain:
 
     def ask(csr: Csr) -> Answer:
         with _logged_in(ours.tpm, conf, ours.whole.idevid) as login:
-            return enrol.by_est(server(ours, login), enrol.simply(csr))
+            return _by_est(ours, login, csr, enrol.simply(csr))
 
     return _asked(ours, pending.ENROLMENT, ask)
 
@@ -56,9 +62,8 @@ def by_ek(ours: Ldevid) -> Chain:
 
     def ask(csr: Csr) -> Answer:
         with _logged_in_if_possible(ours.tpm, conf, ours.whole.idevid) as login:
-            return enrol.by_est(
-                server(ours, login), enrol.attested(ours.tpm, genuine, ldevid_key.HANDLE, csr)
-            )
+            attested = enrol.attested(ours.tpm, genuine, ldevid_key.HANDLE, csr)
+            return _by_est(ours, login, csr, attested)
 
     return _asked(ours, pending.BY_EK, ask)
 
@@ -77,7 +82,7 @@ def by_itself(ours: Ldevid, key: int | Transient) -> Chain:
         signer = tpm.signer(ldevid_key.HANDLE, known=True)
         with enrol.by_key(signer, before) as client:
             login = Login(credential(conf), client)
-            return enrol.by_est(server(ours, login), enrol.again(csr))
+            return _by_est(ours, login, csr, enrol.again(csr))
 
     public = key.public if isinstance(key, Transient) else tpm.public(key)
     csr = pending.request(ours.state.pending, public, ours.url, make, pending.RENEWAL)
@@ -93,13 +98,31 @@ def _asked(ours: Ldevid, purpose: str, ask: Callable[[Csr], Answer]) -> Chain:
     return _issued(ours, csr, purpose, ask)
 
 
+def _by_est(ours: Ldevid, login: Login, csr: Csr, answer: enrol.Answer) -> Answer:
+    there = server(ours, login)
+    times = there.times
+
+    def ask(est: "Est") -> list[Certificate]:
+        ldevid_dates.see_that_it_is_needed(ours, csr, times.said if times else None)
+        return answer(est)
+
+    found, others = enrol.by_est(there, ask)
+    return found, others, times.said if times else None
+
+
 def _issued(ours: Ldevid, csr: Csr, purpose: str, ask: Callable[[Csr], Answer]) -> Chain:
     _ = ours.roots  # readable? Else a certificate would be issued for nothing
+    if before := ldevid_dates.issued_before(ours, csr):
+        return before
     longest = ldevid_pauses.longest(ours, datetime.now(UTC))
     with pending.held(ours.state.pending, csr, ours.url, purpose, longest):
-        answer, others = ask(csr)
+        answer, others, said = ask(csr)
     anchors.learn(ours.whole, ours.state, others, datetime.now(UTC))
-    return x509_issued.issued(answer, csr, ours.roots, others, datetime.now(UTC))
+    try:
+        return x509_issued.issued(answer, csr, ours.roots, others, datetime.now(UTC))
+    except IssuedWithWrongDates:
+        ldevid_dates.keep(ours, csr, [*answer, *others], said)
+        raise
 
 
 # --- who logs in ---
@@ -149,7 +172,7 @@ def _by_local_ca(ours: Ldevid) -> Callable[[Csr], Answer]:
             key = ca.key.read_bytes()
             issuer = x509.anchors(ca.certificate)[0]
             until = min(datetime.now(UTC) + ca.valid, issuer.not_valid_after_utc)
-            return [x509_issued.issue(csr, issuer, key, until)], []
+            return [x509_issued.issue(csr, issuer, key, until)], [], None
         except (OSError, ValueError, TypeError) as e:
             raise ConfigError(f"cannot issue with the local CA key '{ca.key}': {e}") from e
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from agent.backoff import NEVER_MIND, SHORTEST, Backoff, pause
 from agent.errors import (
+    MAYBE_THE_CLOCK,
     AgentError,
-    ClockImplausible,
     EstPending,
     Later,
     LdevidWaits,
@@ -19,7 +19,6 @@ from agent.errors import (
     RenewalBringsNothing,
     ServerBusy,
     TimedOut,
-    TlsDates,
     Unreachable,
 )
 from agent.state import State, read_json, write_json
@@ -31,7 +30,10 @@ def after(
     error: AgentError, before: Backoff, ours: Ldevid, now: datetime, *, overdue: bool
 ) -> Backoff:
     """What `error` adds to what was `before`. Who says when to come back is taken at his word, if
-    that is soon enough for the certificate in use; to be told so by a CA is no failure."""
+    that is soon enough for the certificate in use; to be told so by a CA is no failure, and a clock
+    that is not right yet adds nothing."""
+    if isinstance(error, MAYBE_THE_CLOCK):
+        return before
     failures = before.failures + (not isinstance(error, EstPending))
     most, in_vain = longest(ours, now), isinstance(error, RenewalBringsNothing)
     left = NEVER_MIND if most is None or in_vain else 2 * most
@@ -57,7 +59,7 @@ def heard(error: AgentError, before: Traffic | None = None) -> bool:
     up yet, or a clock that is not right yet, is nobody."""
     if isinstance(error, TimedOut | Refused | ServerBusy | EstPending):
         return True
-    if isinstance(error, Unreachable | TlsDates | ClockImplausible):
+    if isinstance(error, (Unreachable, *MAYBE_THE_CLOCK)):
         return False
     return before is not None and traffic() != before
 

@@ -10,8 +10,8 @@ from typing import Any
 from agent import journal, turn
 from agent.config import Config
 from agent.errors import (
+    MAYBE_THE_CLOCK,
     AgentError,
-    ClockImplausible,
     DpsWaits,
     Later,
     ProxyRefused,
@@ -19,7 +19,6 @@ from agent.errors import (
     ServerBusy,
     Stopped,
     TimedOut,
-    TlsDates,
     Unreachable,
     every_error,
 )
@@ -112,7 +111,7 @@ def _heard(error: AgentError, before: Traffic) -> bool:
         return traffic() != before
     if isinstance(error, NO | ServerBusy):
         return True
-    if isinstance(error, Unreachable | TlsDates | ClockImplausible | Stopped):
+    if isinstance(error, (Unreachable, Stopped, *MAYBE_THE_CLOCK)):
         return False
     return traffic() != before
 

@@ -18,6 +18,8 @@ from typing import Any
 import tomlkit
 
 from agent.state import State, read_json
+from agent.steps import assigned
+from agent.steps.assigned import Assignment
 from tests.lab import pki, snapshot
 from tests.lab.clock import Clock
 from tests.lab.device import Device, Wish
@@ -156,8 +158,10 @@ class Shelf:
 
 def shelf(town: Town, scene: Scene) -> Shelf:
     wish = scene.wish(f"kept-{scene.name.split()[-1]}")
-    return town.shelf.setdefault(wish.id, Shelf(town, wish)) if wish.id not in town.shelf else (
-        town.shelf[wish.id]
+    return (
+        town.shelf.setdefault(wish.id, Shelf(town, wish))
+        if wish.id not in town.shelf
+        else (town.shelf[wish.id])
     )
 
 
@@ -183,8 +187,9 @@ FIRST_TPM = Scene("first boot, TPM", by_tpm)
 EDGE = Scene("first boot, IoT Edge", edge, issues=1)
 HEALTH = Scene("companion, X.509", by_x509, ("health",), first=False)
 LATER_BOOT = Scene("later boot, X.509", by_x509, first=False)
-TELEMETRY = Scene("telemetry, X.509", by_x509, ("telemetry", "--count", "1"), first=False)
-TELEMETRY_TPM = Scene("telemetry, TPM", by_tpm, ("telemetry", "--count", "1"), first=False)
+SEND = ("telemetry", "--count", "1", "--patience", "1s")
+TELEMETRY = Scene("telemetry, X.509", by_x509, SEND, first=False)
+TELEMETRY_TPM = Scene("telemetry, TPM", by_tpm, SEND, first=False)
 AGAIN_TPM = Scene("registering anew, TPM", by_tpm, ("provision", "--reregister"), first=False)
 
 
@@ -340,19 +345,19 @@ class Spent:
     failures: int
     backoff: int
     interventions: int
-    held: tuple[bytes | None, ...]
+    held: tuple[bytes | None, Assignment | None]
 
     @staticmethod
     def of(town: Town, device: Adrift) -> "Spent":
         state, site = State(device.state), town.world.owner_est
         turn, health = read_json(state.turn) or {}, read_json(state.health) or {}
-        files = (state.ldevid_cert, state.assignment)
+        own = state.ldevid_cert
         return Spent(
             len(town.world.issued(site)),
             int(turn.get("failures", 0)),
             int((health.get("backoff") or {}).get("failures", 0)),
             len((health.get("cases") or {}).get("spent") or ()),
-            tuple(file.read_bytes() if file.exists() else None for file in files),
+            (own.read_bytes() if own.exists() else None, assigned.load(state).proven),
         )
 
     def more(self, after: "Spent", allowed: int) -> Iterator[str]:

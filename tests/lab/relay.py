@@ -105,7 +105,7 @@ class _Server(ThreadingHTTPServer):
         try:
             request.settimeout(SECONDS)
             with self.outer.wrap_socket(request, server_side=True) as line:
-                super().finish_request(line, client_address)  # type: ignore[arg-type]
+                super().finish_request(line, client_address)
         except OSError:
             pass  # the client has gone: that is for it to tell
 

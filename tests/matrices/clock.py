@@ -21,7 +21,7 @@ At = Callable[[datetime], datetime]
 BIT = datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC)  # 2**31 seconds since 1970
 CENTURY = datetime(2050, 1, 1, tzinfo=UTC)  # where UTCTime ends (RFC 5280, 4.1.2.5)
 WELL, BEHIND, DATES, SINCE = "well", "clock-implausible", "tls-dates", "tls-expired-since"
-NOT_NOW = "issued-with-wrong-dates"
+DPS = "dps-clock"
 
 
 def fixed(at: datetime) -> At:
@@ -48,18 +48,22 @@ CLOCKS: dict[str, At] = {
     "2049": fixed(CENTURY - 30 * SECOND),
     "2050": fixed(CENTURY + SECOND),
 }
-LATE = dict.fromkeys(list(CLOCKS)[9:], DATES)  # no server's certificate lasts so long
 EARLY = dict.fromkeys(list(CLOCKS)[:4], BEHIND)
-# What comes of each clock, where it is not "well".
+LATE = dict.fromkeys(list(CLOCKS)[9:], DATES)  # no server's certificate lasts so long
+LATEST = LATE | dict.fromkeys(list(CLOCKS)[11:], "idevid-expired")
+TOKEN = {"half a day behind": DPS, "30 days ahead": DPS, "a year ahead": DPS}
+# What is issued is not valid by such a clock. By the first of them, nor is what the device has.
+ISSUED = {"half a day behind": BEHIND, "a year ahead": BEHIND}
+# What comes of each clock, where it does not end well.
 BY_CLOCK: dict[Scene, dict[str, str]] = {
-    clocks.FIRST: EARLY | LATE | {"half a day behind": NOT_NOW, "a year ahead": NOT_NOW},
-    clocks.FIRST_TPM: EARLY | LATE | {"half a day behind": "dps-clock"},
-    clocks.EDGE: EARLY | LATE | {"half a day behind": NOT_NOW, "a year ahead": NOT_NOW},
-    clocks.LATER_BOOT: EARLY | LATE,
-    clocks.HEALTH: EARLY | LATE,
-    clocks.TELEMETRY: EARLY | LATE,
-    clocks.TELEMETRY_TPM: EARLY | LATE,
-    clocks.AGAIN_TPM: EARLY | LATE,
+    clocks.FIRST: EARLY | ISSUED | LATEST,
+    clocks.FIRST_TPM: EARLY | TOKEN | LATE,
+    clocks.EDGE: EARLY | ISSUED | LATEST,
+    clocks.LATER_BOOT: EARLY | ISSUED | LATEST,
+    clocks.HEALTH: EARLY | ISSUED | LATEST,
+    clocks.TELEMETRY: EARLY | {"half a day behind": BEHIND} | LATE,
+    clocks.TELEMETRY_TPM: EARLY | {"half a day behind": DPS} | LATE,
+    clocks.AGAIN_TPM: EARLY | TOKEN | LATE,
 }
 
 
@@ -67,7 +71,7 @@ def by_clock() -> Iterator[Point]:
     for scene, codes in BY_CLOCK.items():
         for name, at in CLOCKS.items():
             code = codes.get(name, WELL)
-            spends = 1 if code == NOT_NOW else 0
+            spends = int(scene.issues > 0 or not scene.first) if name in ISSUED else 0
             yield Point(f"{scene.name}: the clock is {name}", scene, at, code, spends=spends)
 
 
