@@ -73,19 +73,20 @@ class Lines:
 
     def __init__(self, *servers: Server) -> None:
         self._reached = {server.name: Reach(server) for server in servers}
+        self._seconds = max((server.seconds for server in servers), default=SECONDS)
         self._until = 0.0
 
     def of(self, server: Server) -> Iterator[Probe]:
         """The probes of one of them, in their order."""
         after = "proxy"
         for stage in STAGES:
-            name = f"{server.name}-{stage}"
-            yield Probe(name, partial(self._look, server.name, stage), (after,))
+            name, needs = f"{server.name}-{stage}", ("clock",) * (stage == "tls")
+            yield Probe(name, partial(self._look, server.name, stage), (after, *needs))
             after = name
 
     def _look(self, name: str, stage: str) -> str:
         if not self._until:
-            self._until = time.monotonic() + SECONDS
+            self._until = time.monotonic() + self._seconds
             for each in self._reached.values():
                 each.start()
         told = self._reached[name].told(self._until)

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Server:
     """`name`: its probes are NAME-dns, NAME-tcp, NAME-tls. `url`: https://HOST[:PORT][/PATH], where
     a GET harms nobody. `trust`, `more`: what vouches for it, as for `Https`; `floor`: what time it
     is at least. `proxy`: what there is on the way to it. `web`: the port at which a stranger is
-    looked for, if nobody answers at that for https."""
+    looked for, where that for https is closed. `seconds`: for all of it."""
 
     name: str
     url: str
@@ -53,7 +54,8 @@ class Server:
     proxy: Callable[[], Proxy | None]
     more: Callable[[], Sequence[Certificate]] = tuple
     floor: Callable[[], Bound | None] = lambda: None
-    web: int = WEB
+    web: int | None = None
+    seconds: float = SECONDS
 
     @property
     def host(self) -> str:
@@ -98,14 +100,14 @@ class Reach:
     def _cut(self) -> None:
         if line := self._line:
             with suppress(OSError):  # it is at its end already
-                line.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(line, socket.SHUT_RDWR)  # an SSLSocket's is not for threads
 
     def _late(self) -> AgentError:
         host = self._server.shown
         if self._stage == "dns":
-            why = f"no DNS server answers within {SECONDS:g} s"
+            why = f"no DNS server answers within {self._server.seconds:g} s"
             return DnsFailed(f"cannot reach {host}: {why}", host=host)
-        why = f"no complete answer within {SECONDS:g} s"
+        why = f"no complete answer within {self._server.seconds:g} s"
         return TimedOut(f"cannot talk to {host}: {why}", host=host)
 
     def _run(self) -> None:
@@ -174,8 +176,9 @@ class Reach:
         line.set_tunnel(self._server.host, self._server.port, proxy.login())
         try:
             line.connect()
-        except BaseException:
+        except BaseException as e:
             line.close()
+            traceback.clear_frames(e.__traceback__)  # in which http.client still holds the socket
             raise
         self._line = line.sock
         return f"the proxy {host_of(proxy.url)} lets us through"
@@ -185,7 +188,7 @@ class Reach:
         context = tls_context(server.trust, server.more(), floor=server.floor())
         if (line := self._line) is None:
             raise RuntimeError("there is a connection by now")
-        line.settimeout(SECONDS)
+        line.settimeout(server.seconds)
         try:
             return self._shaken(context, line)
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError) as e:
@@ -231,8 +234,8 @@ class Reach:
         if isinstance(error, TlsFailed):
             return server.url.replace("https:", "http:", 1)
         silent = isinstance(error, Unreachable) and not isinstance(error, DnsFailed)
-        direct = server.port == HTTPS and self._proxy is None
-        return f"http://{server.host}:{server.web}/" if silent and direct else None
+        web = server.web or (WEB if server.port == HTTPS else None)
+        return f"http://{server.host}:{web}/" if silent and web and not self._proxy else None
 
 
 def _lower(text: str) -> str:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from agent import fetch
 from agent.errors import AgentError
-from agent.http import Proxy, host_of, printable
+from agent.http import Proxy, printable
 
 SECONDS = 3.0
 LIMIT = 1 << 14  # bytes that are looked at
@@ -28,21 +28,16 @@ def _told(status: int, location: str | None, body: bytes, host: str) -> str | No
     if status == LOGIN:
         return f"something in between wants a login ({status})"
     if 300 <= status < 400 and location is not None:
-        return None if _here(location, host) else f"we are sent to {_shown(location)} ({status})"
+        there = _elsewhere(location, host)
+        return f"we are sent to '{there}' ({status})" if there else None
     page = status < 300 and body.lstrip()[:1] == b"<"
     return f"a web page comes instead ({status})" if page else None
 
 
-def _here(location: str, host: str) -> bool:
+def _elsewhere(location: str, host: str) -> str | None:
+    """The host, if it is another one."""
     try:
         there = urlsplit(location).hostname
-    except ValueError:
-        return False
-    return there is None or there.lower() == host.lower()
-
-
-def _shown(location: str) -> str:
-    try:
-        return f"'{printable(host_of(location))}'"
-    except ValueError:
-        return f"'{printable(location, 80)}'"
+    except ValueError:  # to nowhere
+        return None
+    return None if there is None or there.lower() == host.lower() else printable(there)
