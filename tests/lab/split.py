@@ -1,24 +1,24 @@
-"""A device whose agent has no network, but a process that has it, as the units have it.
+"""A device whose agent has no network, but asks a process that has it, as the units have it.
 
-The agent runs in a network namespace in which there is nobody, not even itself; the worker is
-started for each connection, as tpm2cloud-network.socket does, outside of it.
+The agent runs in a network namespace in which there is nobody, not even itself; a worker is started
+for each connection, as tpm2cloud_network.socket does, outside of it.
 """
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab import process
-from tests.lab.clock import environment
+from tests.lab.clock import Clock
 from tests.lab.device import Device
 
-WORKER = [sys.executable, "-I", "-m", "agent.network.worker"]
+WORKER = (sys.executable, "-I", "-m", "agent.network.worker")
 
 
 class Apart(Device):
-    """To be used as a Device, within `worker(device)`."""
+    """To be used within `workers(device.network, ...)`."""
 
     @property
     def network(self) -> Path:
@@ -33,13 +33,14 @@ class Apart(Device):
 
 
 @contextmanager
-def worker(device: Apart, *command: str) -> Iterator[Path]:
-    """`command`: instead of the real one. Yields the file with what workers said."""
-    log = device.directory / "worker.log"
-    given = environment(device.world.clock) or {}
+def workers(
+    at: Path, *, clock: Clock | None = None, command: Sequence[str] = WORKER
+) -> Iterator[Path]:
+    """`at`: the socket. Yields the file with what they said."""
+    log = at.with_suffix(".log")
+    given = clock.environment() if clock else {}
     passed = [f"--setenv={name}={value}" for name, value in given.items()]
-    activate = ["systemd-socket-activate", "--accept", "--inetd", f"--listen={device.network}"]
+    activate = ["systemd-socket-activate", "--accept", "--inetd", f"--listen={at}", *passed]
     quiet = {**os.environ, "SYSTEMD_LOG_LEVEL": "warning"}
-    program = [*activate, *passed, *(command or WORKER)]
-    with process.running(program, log, lambda: device.network.is_socket(), env=quiet):
+    with process.running([*activate, *command], log, at.is_socket, env=quiet):
         yield log
