@@ -900,8 +900,7 @@ class TlsDates(Later):
 
 
 class TlsExpiredSince(TlsDates):
-    """A server's certificate is valid by the clock of this device, but another server has said a
-    later time, at which it is not."""
+    """A server's certificate is valid by our clock, but not at the time another server has said."""
 
     code = "tls-expired-since"
     remedy = (

@@ -9,8 +9,8 @@ FIELD = re.compile(r"{(\w+)}|@TPM2CLOUD_(\w+)@")
 
 
 def escaped(text: str) -> str:
-    """Plain text: what would be markup in it, or a link, is none."""
-    return re.sub(r"([\\*`_|]|https?(?=://))", r"\\\1", text)
+    """Plain text: what would be markup in it, or a link or an address, is none."""
+    return re.sub(r"([\\*`_|@]|https?(?=://))", r"\\\1", text)
 
 
 def with_fields(text: str) -> str:
