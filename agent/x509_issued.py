@@ -164,6 +164,7 @@ def check(leaf: Certificate, cn: str, now: datetime) -> None:
     """Is this a certificate a TLS client of that name can use now? Raises IssuedWrong."""
     try:
         _ = leaf.subject, leaf.issuer, leaf.extensions
+        _ = leaf.not_valid_before_utc, leaf.not_valid_after_utc  # of the year 0, say
     except x509.NONSENSE as e:
         raise IssuedWrong(f"cannot use the issued certificate: it makes no sense: {e}") from e
     if x509.common_name(leaf) != cn:
