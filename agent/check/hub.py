@@ -23,7 +23,7 @@ def probes(conf: Config, tpm: Tpm, state: State, who: Who) -> Iterator[Probe]:
     if conf.for_edge:
         return
     kept = assigned.load(state)
-    if (found := kept.proven or kept.candidate) is None:
+    if (found := kept.candidate or kept.proven) is None:
         return
     server = _server(conf, state, found.hub)
     yield from Lines(server).of(server)
@@ -43,12 +43,12 @@ def _server(conf: Config, state: State, hub: str) -> Server:
 
 
 def _login(conf: Config, tpm: Tpm, state: State, kept: Kept) -> str:
-    """Only for the first time: a hub throws out who is logged in by the same name."""
-    if kept.proven is not None or kept.candidate is None:
+    """Only where it has not been yet: a hub throws out who is logged in by the same name."""
+    new, old = kept.candidate, kept.proven
+    if new is None or (old is not None and old.hub == new.hub):
         return "not tried: telemetry would be thrown out by it"
     from agent import hub  # the library it uses takes a second to load
 
-    new = kept.candidate
     credential = login.credential(conf, tpm, new, login.in_use(state))
     where = hub.Where(new.hub, new.device_id)
     with hub.Hub(where, credential, login.route(conf), login=SECONDS) as there:
