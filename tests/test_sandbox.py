@@ -146,6 +146,27 @@ def test_a_worker_that_ends_or_talks_nonsense_is_told_and_tried_again(
         asked(town, tmp_path / "n.sock")
 
 
+# In the place of a worker: it ends in the middle of a request.
+DIES = """
+import socket
+from agent.network.frames import Frames
+frames = Frames(socket.socket(fileno=0))
+frames.receive()
+frames.send({"result": None, "traffic": [0, 0]})
+frames.receive()
+"""
+
+
+def test_a_worker_that_ends_in_a_request_counts_as_one_that_has_asked(
+    town: World, tmp_path: Path
+) -> None:
+    """So that nobody is asked again and again without a pause."""
+    before, command = traffic.traffic(), [sys.executable, "-c", DIES]
+    with workers(tmp_path / "n.sock", command=command), pytest.raises(NetworkProcess):
+        asked(town, tmp_path / "n.sock")
+    assert traffic.traffic() != before
+
+
 def test_where_nobody_listens_it_says_whom_to_start(town: World, tmp_path: Path) -> None:
     with pytest.raises(NetworkProcess, match=r"none\.sock.: No such file") as caught:
         asked(town, tmp_path / "none.sock")

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Self, TypeVar
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import Certificate
 
+from agent import traffic
 from agent.clock import Times
 from agent.errors import NetworkProcess, TrustUnreadable
 from agent.http import Https, Proxy, Reply, host_of
@@ -26,6 +27,7 @@ from agent.network.login import TlsLogin
 
 Found = TypeVar("Found")
 SLACK = 60.0  # seconds, more than it may take itself: to be started, and to look up a name
+_ASKING = {"request", "get", "connect", "send", "keep"}  # somebody, over a network
 _MANY = 16  # frames that may wait
 
 
@@ -64,6 +66,8 @@ class Worker:
             return self._result(seconds + SLACK)
         except Broken as e:
             self.close()
+            if act in _ASKING:  # perhaps it has: then it must count as a try
+                traffic.add(traffic.Traffic(sent=1))
             self._broken(e)
 
     def _broken(self, e: Broken) -> NoReturn:

@@ -1,6 +1,6 @@
 """The process with the network: no TPM, no secret of its own, no file of ours; for one connection.
 
-tpm2cloud-network.socket starts it (systemd.socket(5), Accept=yes); standard input is the connection
+tpm2cloud_network.socket starts it (systemd.socket(5), Accept=yes); standard input is the connection
 to the process with the TPM, agent/network/far.py. What is to be signed is asked back for.
 """
 
