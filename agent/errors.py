@@ -494,12 +494,12 @@ class SrkNotRsa(HandleOccupied):
 
 
 class SrkPassword(HandleOccupied):
-    """The TPM's SRK has a password, and attestation by TPM uses it without one."""
+    """The TPM's SRK has a password, and all that is made below it is made without one."""
 
     code = "srk-password"
     remedy = (
         "Find out who made the SRK at {handle}. If nobody needs it: tpm2_evictcontrol -C o -c "
-        "{handle}, and one without a password is made. Or dps.attestation = 'x509'"
+        "{handle}, and one without a password is made"
     )
 
 
@@ -1141,8 +1141,8 @@ class EstUnauthorized(Refused):
 
     code = "est-unauthorized"
     remedy = (
-        "{host} does not accept our credential: check `auth` below [ldevid.est], at the factory "
-        "below [idevid.est], and the credential"
+        "{host} does not accept our credential: check `auth` below [ldevid.est] or [operational], "
+        "at the factory below [idevid.est], and the credential"
     )
 
 
@@ -1331,7 +1331,7 @@ class DpsDeviceName(DpsRefused):
 
 
 class CaptivePortal(DpsRefused):
-    """A web page comes instead of the answer of DPS: a captive portal, or a proxy's notice."""
+    """A web page comes instead of a server's answer: a captive portal, or a proxy's notice."""
 
     code = "captive-portal"
     remedy = (
