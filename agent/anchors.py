@@ -224,12 +224,7 @@ def settled(trust: Trust, now: datetime) -> bool:
 
 
 def _keep(trust: Trust, accepted: Iterable[Accepted]) -> None:
-    directory = trust.proofs.parent
-    with store.permitted(directory):
-        if not directory.exists():
-            directory.mkdir()
-            directory.chmod(0o755)  # whatever the umask: IoT Edge's services look into it
-            store.sync_directory(directory.parent)
+    store.make(trust.proofs.parent)  # IoT Edge's services look into it
     write_json(trust.proofs, {"accepted": [_written(each) for each in accepted]}, mode=0o644)
 
 

@@ -102,7 +102,6 @@ def _write(directory: Path, each: Issued) -> Path:
     """A name that says whose it is, and is another one for another certificate."""
     name = re.sub("[^A-Za-z0-9]+", "-", x509.common_name(each.read)).strip("-")[:60] or "ca"
     path = directory / f"{name}-{each.fingerprint[:8]}.pem"
-    with store.permitted(directory):
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    store.make(directory)
     store.write(path, each.pem, mode=0o644)
     return path

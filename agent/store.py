@@ -52,6 +52,23 @@ def _replaceable(path: Path) -> None:
         raise OSError(errno.EINVAL, "Not a regular file")
 
 
+def make(path: Path) -> None:
+    """Make a directory that everybody may look into, and those above it, for good; it may be there.
+    Whatever the umask, it has its mode from the first moment on: one that was cut off in between
+    would look like one that was made. Raises what `permitted` does."""
+    with permitted(path):
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        if not missing:
+            return
+        umask = os.umask(0o022)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        finally:
+            os.umask(umask)
+        for each in missing:
+            sync_directory(each.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file, for good; it need not be there. Raises NoPermission."""
     with permitted(path):
@@ -121,11 +138,11 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Hold the directory (made if need be); the kernel lets go when we exit, however we exit."""
+    """Hold the directory (made if need be; IoT Edge's services look into it); the kernel lets go
+    when we exit, however we exit. What is found in it is there for good: a run that was killed may
+    not have come to sync what it had renamed."""
+    make(directory)
     with permitted(directory):
-        if not directory.exists():
-            directory.mkdir(parents=True)
-            directory.chmod(0o755)  # whatever the umask: IoT Edge's services look into it
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
@@ -136,6 +153,8 @@ def lock(directory: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise Busy(f"cannot use '{directory}': another run holds it") from e
+        with permitted(directory):
+            os.fsync(fd)
         yield
     finally:
         os.close(fd)
