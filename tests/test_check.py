@@ -253,7 +253,7 @@ def test_what_a_tpm_lacks_for_its_first_keys_is_told_before_they_are_made(
 @pytest.mark.parametrize(
     ("maker", "status", "code"),
     [
-        (s.srk_with_a_password, 4, "tpm-auth"),
+        (s.srk_with_a_password, 4, "srk-password"),
         (s.off("owner"), 4, "tpm-hierarchy-disabled"),
         (s.no_persistent_slot, 4, "tpm-full"),
         (s.no_transient_slot, 4, "tpm-full"),

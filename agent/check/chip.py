@@ -10,7 +10,7 @@ from agent import credentials
 from agent.check.probe import Probe
 from agent.config import Config
 from agent.ek import DPS_EK
-from agent.errors import TpmAuth, TpmDisabled, TpmError, TpmFull, TpmLockout
+from agent.errors import SrkPassword, TpmAuth, TpmDisabled, TpmError, TpmFull, TpmLockout
 from agent.steps import ek, ldevid_key, srk
 from agent.tpm import HUB_KEY, Budget, Tpm
 
@@ -114,5 +114,6 @@ def _srk(tpm: Tpm, missing: frozenset[int]) -> str:
     try:
         tpm.seal(srk.HANDLE, b"", b"tpm2cloud")
     except TpmAuth as e:
-        raise TpmAuth(f"cannot use the SRK at {srk.HANDLE:#x}: it has a password: {e}") from e
+        what = f"cannot use the SRK at {srk.HANDLE:#x}: it has a password: {e}"
+        raise SrkPassword(what, handle=hex(srk.HANDLE)) from e
     return f"{srk.HANDLE:#x} is of use"

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 from agent import journal, store
-from agent.errors import HandleOccupied, LdevidKeyLost
+from agent.errors import HandleOccupied, LdevidKeyLost, SrkPassword, TpmAuth
 from agent.events import LDEVID_KEY_REPLACED
 from agent.state import State
 from agent.steps import Step, srk
@@ -47,7 +47,7 @@ def ldevid_key(
         key = read(file) or (recover(have) if have else None)
         if key is None:
             Thread(target=meanwhile).start()
-            key = Wrapped(*tpm.create_key(srk.HANDLE, kind), srk.HANDLE)
+            key = make(tpm, kind)
         store.write(file, to_pem(key))  # before the handle: a key there without blobs is useless
         if have is not None and have.blob == key.public:
             return
@@ -58,6 +58,15 @@ def ldevid_key(
             tpm.persist(loaded, HANDLE)
 
     return Step("ldevid-key", done, apply)
+
+
+def make(tpm: Tpm, kind: KeyType) -> Wrapped:
+    """A new one, below the SRK. Raises SrkPassword."""
+    try:
+        return Wrapped(*tpm.create_key(srk.HANDLE, kind), srk.HANDLE)
+    except TpmAuth as e:
+        what = f"cannot make the LDevID key below {srk.HANDLE:#x}"
+        raise SrkPassword(f"{what}: the SRK has a password: {e}", handle=hex(srk.HANDLE)) from e
 
 
 def _tell(have: Public, state: State) -> None:

@@ -27,7 +27,7 @@ def rekey(ours: Ldevid) -> str:
     slot = ours.state.other
     wrapped, used = ldevid_key.read(slot.ldevid_key), ldevid_key.read(ours.state.ldevid_key)
     if wrapped is None or (used is not None and used.public == wrapped.public):
-        wrapped = Wrapped(*ours.tpm.create_key(srk.HANDLE, ours.whole.tpm.key), srk.HANDLE)
+        wrapped = ldevid_key.make(ours.tpm, ours.whole.tpm.key)
         store.write(slot.ldevid_key, to_pem(wrapped))
     with _loaded(ours, wrapped) as key:
         how = ldevid_renewal.renewed(ours, slot, key)

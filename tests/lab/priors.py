@@ -75,8 +75,8 @@ PRIORS = {
     "SRK with a password": Prior(
         makers=(s.srk_with_a_password,),
         line="untouched",
-        then="refused: tpm-auth",
-        boot="refused: tpm-auth",
+        then="refused: srk-password",
+        boot="refused: srk-password",
     ),
     "foreign key at the SRK's handle": Prior(
         makers=(s.foreign(s.SRK),),
