@@ -27,7 +27,6 @@ from typing import Protocol
 
 from agent import pkcs11_rows as rows
 from agent.errors import (
-    AgentError,
     ConfigError,
     DiskFull,
     Later,
@@ -42,8 +41,7 @@ from agent.pkcs11_rows import PATIENCE, Stored
 __all__ = ["DATABASE", "Key", "Pins", "Sealer", "Stored", "Token", "create", "look", "own", "put"]
 
 DATABASE = "tpm2_pkcs11.sqlite3"
-DISK: dict[int | None, type[AgentError]] = {errno.EROFS: ReadOnly}
-DISK |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EIO), DiskFull)
+DISK = {errno.EROFS: ReadOnly, **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EIO), DiskFull)}
 
 
 class Sealer(Protocol):
@@ -297,6 +295,6 @@ def _permitted(path: Path) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError) as e:
         raise TokenForeign(f"cannot use '{path}': its directory is none", path=path) from e
     except OSError as e:
-        if e.errno not in DISK:
+        if (kind := DISK.get(e.errno or 0)) is None:
             raise
-        raise DISK[e.errno](f"cannot write '{path}': {e.strerror}", path=path) from e
+        raise kind(f"cannot write '{path}': {e.strerror}", path=path) from e
