@@ -1,6 +1,6 @@
 """The plan's own steps, asked and not run; what is left of them, and why the last run stopped."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,9 @@ from agent.state import State, read_json
 from agent.steps import Step
 
 LAST = "registration"  # it comes of all the others, and of the network
+# Where a run that stopped there has the true reason, and what is found after it is of that.
+LOCAL = ("srk", "same-tpm", "ldevid-key", "token", "tpmd", "aziot-config")
+ASKS = {"ek", "ldevid-cert", LAST}  # those that ask servers: how these are, is looked at anew
 NEEDS = {"tpmd": ("ek", "srk")}  # what a step takes for granted that it is done
 # What an earlier probe has found by itself, if it is still so.
 LOOKED_AT = {
@@ -69,13 +72,18 @@ class Plan:
         evidence = None if waits else step.done()
         if evidence is None:
             self.left.append(step.name)
+            if step.name in LOCAL:
+                self._failed({step.name})
             return "to do"
         return evidence
 
     def failure(self) -> str:
         """Where a run has stopped, and nothing has changed since: what it stopped of."""
+        return self._failed(set(self.left))
+
+    def _failed(self, steps: Container[str]) -> str:
         last = read_json(self.state.failure) or {}
-        if last.get("step") in self.left and last.get("code") not in LOOKED_AT:
+        if last.get("step") in steps and last.get("code") not in LOOKED_AT:
             raise _remembered(last)
         return "none" if not last else f"[{last.get('code')}] is over"
 
