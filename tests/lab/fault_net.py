@@ -119,7 +119,7 @@ def proxy(**behaviour: Any) -> Fault:
 def login_at_proxy(user: str | None, given: str = "") -> Fault:
     def fault(case: Case) -> Steps:
         there = case.stack.enter_context(Proxy(username="device", password="of-the-proxy"))  # noqa: S106
-        case.credential("proxy-password", given or "none")
+        case.credential("proxy-password", given or "wr0ng-canary")
         case.configure(proxy={"url": there.url, "username": user})
         yield
         case.credential("proxy-password", there.password)

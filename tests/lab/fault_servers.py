@@ -10,7 +10,7 @@ from tests.lab import hostile, pki
 from tests.lab.fault import Case, Fault, Server
 from tests.lab.fault_net import impatient, patient
 from tests.lab.fault_relay import Relay
-from tests.lab.hostile import Hostile, Way, certs, http, issue, whole
+from tests.lab.hostile import Hostile, Talk, Way, certs, http, issue, whole
 
 Steps = Generator[None, None, None]
 Make = Callable[[Case, x509.CertificateSigningRequest], Sequence[x509.Certificate]]
@@ -25,9 +25,22 @@ PORTAL = http(200, PAGE, Content_Type="text/html")
 def good(case: Case) -> dict[str, Way]:
     """An EST server that issues to everybody."""
     owner = case.world.owner
-    enrol = issue(lambda csr: [owner.issue(csr.public_key(), csr.subject)])
+    enrol = enrols(lambda csr: [owner.issue(csr.public_key(), csr.subject)])
     return {"cacerts": whole(certs(*owner.chain)), "csrattrs": whole(http(204)),
             "simpleenroll": enrol}  # fmt: skip
+
+
+def enrols(make: Callable[[x509.CertificateSigningRequest], Sequence[x509.Certificate]]) -> Way:
+    """What is no request is none to it, as to any EST server."""
+    good = issue(make)
+
+    def way(talk: Talk) -> None:
+        if talk.request.body:
+            good(talk)
+        else:
+            talk.line.sendall(http(400))
+
+    return way
 
 
 def put(case: Case, server: Server, there: Hostile) -> Relay:
@@ -54,7 +67,7 @@ def issuing(make: Make) -> Fault:
     """Something else than was asked for."""
 
     def fault(case: Case) -> Steps:
-        enrol = issue(lambda csr: make(case, csr))
+        enrol = enrols(lambda csr: make(case, csr))
         relay = put(case, "est", Hostile(case.world.tls, {**good(case), "simpleenroll": enrol}))
         yield
         relay.well()

@@ -4,8 +4,11 @@ provisions once somebody has done what they are told."""
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from tests.lab import canaries
 from tests.lab.dps_faults import steady
@@ -14,6 +17,7 @@ from tests.lab.fault_rows import ROWS
 from tests.matrices import Count, Report, Tell
 
 NONE = "nothing"
+WORKERS = 2
 TABLE = (
     "| What is wrong | Device | `provision` | `check` | The remedy | What the test did then |",
     "|---|---|---|---|---|---|",
@@ -83,29 +87,32 @@ def retried(case: Case) -> Sequence[str]:
 
 def prove(base: Path, tell: Tell, only: str = "") -> Report:
     rows = [row for row in ROWS if only in row.name]
-    outcomes: list[Outcome] = []
-    failed: list[str] = []
-    with Town(base) as town:
-        for row in rows:
-            found = told(town, row, tell)
-            outcomes += [found] if isinstance(found, Outcome) else []
-            failed += [found] if isinstance(found, str) else []
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(WORKERS))
+        towns: SimpleQueue[Town] = SimpleQueue()
+        for n in range(WORKERS):
+            towns.put(stack.enter_context(Town(base / str(n))))
+        found = list(pool.map(lambda row: told(towns, row, tell), rows))
+    outcomes = [each for each in found if isinstance(each, Outcome)]
+    failed = [each for each in found if isinstance(each, str)]
     for outcome in outcomes:
         failed += [f"{outcome.row.name}: {what}" for what in outcome.wrong()]
     lines = [*confusion(outcomes), *table(outcomes)]
     return Report("Faults", counts(rows, outcomes), lines, failed)
 
 
-def told(town: Town, row: Row, tell: Tell) -> Outcome | str:
+def told(towns: "SimpleQueue[Town]", row: Row, tell: Tell) -> Outcome | str:
+    town = towns.get()
     try:
         found = tried(town, row)
     except Exception as e:
         tell(f"{row.name}: {e!r}")
         return f"{row.name}: {e!r}"
+    finally:
+        towns.put(town)
     wrong = list(found.wrong())
-    tell(f"{'FAILED' if wrong else 'ok'}  {row.name}: {found.stopped.code}, {found.before.code}")
-    for each in wrong:
-        tell(f"    {each}")
+    head = f"{'FAILED' if wrong else 'ok'}  {row.name}: {found.stopped.code}, {found.before.code}"
+    tell("\n    ".join([head, *wrong]))
     return found
 
 
