@@ -20,6 +20,7 @@ from agent.errors import (
     DpsAssigning,
     DpsBusy,
     DpsForgot,
+    DpsNotEnrolled,
     DpsRedirected,
     DpsScope,
     DpsTrouble,
@@ -78,16 +79,8 @@ class Dps:
         """`ek`, `srk`: TPM2B_PUBLIC. `sign`: HMAC-SHA256 (32 bytes) of its second argument, by the
         key in the challenge that is its first (Tpm.imported). Raises as `by_certificate`, and what
         `sign` does."""
-        who = {"endorsementKey": _base64(ek), "storageRootKey": _base64(srk)}
         for left in reversed(range(TRIES)):
-            challenge = self._wire.challenge(self._register({"tpm": who}, {}))
-
-            def signed(data: bytes, blob: bytes = challenge.blob) -> bytes:
-                return sign(blob, data)
-
-            expires = int(time.time()) + TOKEN
-            token = sas.token(self._resource, signed, expires, challenge.key_name)
-            login, self._wire = {"Authorization": token}, replace(self._wire, sent=token)
+            login = self._login(ek, srk, sign)
             try:
                 return self._followed(self._register({}, login), login)
             except DpsUnauthorized:
@@ -96,6 +89,20 @@ class Dps:
             self._rest(LEAST * 2 ** (TRIES - 1 - left))
         raise AssertionError("the last one is raised")
 
+    def _login(
+        self, ek: bytes, srk: bytes, sign: Callable[[bytes, bytes], bytes]
+    ) -> Mapping[str, str]:
+        who = {"endorsementKey": _base64(ek), "storageRootKey": _base64(srk)}
+        challenge = self._wire.challenge(self._register({"tpm": who}, {}))
+
+        def signed(data: bytes) -> bytes:
+            return sign(challenge.blob, data)
+
+        expires = int(time.time()) + TOKEN
+        token = sas.token(self._resource, signed, expires, challenge.key_name)
+        self._wire = replace(self._wire, sent=token)
+        return {"Authorization": token}
+
     def there(self) -> None:
         """It would answer a registration: by no 429 or 5xx. Who does not log in is turned away by
         anything else. Raises what Https.request does, DpsBusy and DpsTrouble."""
@@ -103,19 +110,24 @@ class Dps:
         if reply.status == BUSY or reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise self._wire.refusal(reply)
 
-    def knows(self, ek: bytes, srk: bytes) -> None:
-        """This TPM is enrolled: it is challenged (Register Device), and the challenge is not
-        answered. `ek`, `srk` as for `by_tpm`. Raises as that."""
-        who = {"endorsementKey": _base64(ek), "storageRootKey": _base64(srk)}
-        self._wire.challenge(self._register({"tpm": who}, {}))
-
-    def last(self) -> Assigned | None:
+    def last(self, login: Mapping[str, str] | None = None) -> Assigned | None:
         """What came of the last registration (Device Registration Status Lookup), by the client
         certificate of `https`; None: nothing yet. Raises as `by_certificate`; DpsNotEnrolled also
         for a device that is enrolled, and has not registered yet."""
         body = json.dumps({"registrationId": self._id}).encode()
-        found = self._found(self._request("POST", "", {}, body))
+        found = self._found(self._request("POST", "", login or {}, body))
         return self._wire.outcome({"status": found.get("status"), "registrationState": found})
+
+    def last_by_tpm(
+        self, ek: bytes, srk: bytes, sign: Callable[[bytes, bytes], bytes]
+    ) -> Assigned | None:
+        """As `last`, by the TPM: arguments as of `by_tpm`. Raises also what `sign` does. That there
+        was no registration yet is told by None: the challenge shows that the TPM is enrolled."""
+        login = self._login(ek, srk, sign)
+        try:
+            return self.last(login)
+        except DpsNotEnrolled:
+            return None
 
     def scope(self) -> None:
         """As `there`; but it answers as DPS does, and knows the ID scope, as far as it tells that

@@ -1,7 +1,7 @@
 """A trial at DPS: who we are is asked, and nobody is registered.
 
-A certificate that DPS sees is shown to look up what came of the last registration. A TPM that DPS
-knows is challenged, and the challenge left unanswered. Where IoT Edge registers with a certificate
+A certificate that DPS sees is shown, or the TPM that it knows answers a challenge, to look up what
+came of the last registration. Where IoT Edge registers with a certificate
 of its own, its key is not ours: DPS then tells a stranger at most that it knows no such ID scope.
 """
 
@@ -18,12 +18,13 @@ from agent.check.patience import Patience
 from agent.check.probe import Probe
 from agent.check.reach import Server
 from agent.config import Config
-from agent.dps import Dps
+from agent.dps import Assigned, Dps
 from agent.ek import DPS_EK
 from agent.errors import DpsFailed, DpsNotEnrolled
 from agent.http import Https
 from agent.state import State
-from agent.steps import dps, enrol, ldevid_key, srk
+from agent.steps import assigned, dps, enrol, ldevid_key, srk
+from agent.steps.assigned import Key
 from agent.steps.ldevid import Ldevid
 from agent.tpm import Tpm
 
@@ -71,9 +72,14 @@ class Trial:
         ek, parent = self.tpm.public(DPS_EK.handle), self.tpm.public(srk.HANDLE)
         if ek is None or parent is None:
             return "not asked: the keys that it is shown are not made yet"
+
+        def sign(challenge: bytes, data: bytes) -> bytes:
+            """Nothing of it stays in the TPM."""
+            key = Key(*self.tpm.imported(challenge, DPS_EK.handle, srk.HANDLE))
+            return assigned.sign(self.tpm, key, data)
+
         with self.dps() as dps:
-            dps.knows(ek.blob, parent.blob)
-        return f"has a challenge for this TPM as '{self.who()}'"
+            return self._told(partial(dps.last_by_tpm, ek.blob, parent.blob, sign))
 
     def by_certificate(self) -> str:
         ours = Ldevid(self.tpm, self.conf, self.state, self.who)
@@ -81,17 +87,18 @@ class Trial:
             return f"{self.by_nothing()}; there is no LDevID to be shown yet"
         signer = self.tpm.signer(ldevid_key.HANDLE, known=True)
         with self.dps(enrol.by_key(signer, ours.chain())) as dps:
-            return self._looked_up(dps)
+            try:
+                return self._told(dps.last)
+            except DpsNotEnrolled as e:
+                return f"tells of no registration yet: {e}"
 
-    def _looked_up(self, dps: Dps) -> str:
+    def _told(self, last: Callable[[], Assigned | None]) -> str:
         try:
-            found = dps.last()
-        except DpsNotEnrolled as e:
-            return f"tells of no registration yet: {e}"
+            found = last()
         except DpsFailed as e:
             return f"lets us in; the last registration failed: {e}"
         where = f"device '{found.device_id}' at hub '{found.hub}'" if found else "no hub yet"
-        return f"lets us in: {where}"
+        return f"lets '{self.who()}' in: {where}"
 
     def by_nothing(self) -> str:
         with self.dps() as dps:

@@ -9,6 +9,7 @@ from agent.check.patience import SECONDS
 from agent.check.probe import Probe
 from agent.check.reach import Server
 from agent.config import Config, Hub
+from agent.errors import HubUnreachable
 from agent.http import Proxy
 from agent.state import State
 from agent.steps import assigned, login
@@ -39,7 +40,8 @@ def _server(conf: Config, state: State, hub: str) -> Server:
         """That of the environment is for port 443 only."""
         return through(conf, url) if port == WEBSOCKETS else inputs.proxy(conf)
 
-    return Server("hub", url, conf.dps.trust, proxy, floor=lambda: times.floor)
+    trust, away = conf.dps.trust, HubUnreachable
+    return Server("hub", url, trust, proxy, floor=lambda: times.floor, away=away)
 
 
 def _login(conf: Config, tpm: Tpm, state: State, kept: Kept) -> str:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cryptography import x509 as cryptography
 from cryptography.x509 import Certificate
 
 from agent import x509
@@ -46,7 +45,8 @@ class Server:
     """`name`: its probes are NAME-dns, NAME-tcp, NAME-tls. `url`: https://HOST[:PORT][/PATH], where
     a GET harms nobody. `trust`, `more`: what vouches for it, as for `Https`; `floor`: what time it
     is at least. `proxy`: what there is on the way to it. `web`: the port at which a stranger is
-    looked for, where that for https is closed. `seconds`: for all of it."""
+    looked for, where that for https is closed. `seconds`: for all of it. `away`: what it
+    is called if it cannot be reached."""
 
     name: str
     url: str
@@ -56,6 +56,7 @@ class Server:
     floor: Callable[[], Bound | None] = lambda: None
     web: int | None = None
     seconds: float = SECONDS
+    away: type[Unreachable] = Unreachable
 
     @property
     def host(self) -> str:
@@ -156,7 +157,7 @@ class Reach:
             if self._proxy:
                 message = f"cannot reach {host} through the proxy: {why}"
                 raise no_way(host, message, str(e), self._proxy, ProxyUnreachable) from e
-            raise Unreachable(f"cannot reach {host}: {why}", host=host) from e
+            raise self._server.away(f"cannot reach {host}: {why}", host=host) from e
 
     def _connected(self) -> str:
         """To the first address that takes it; otherwise what the last one says."""
@@ -193,7 +194,7 @@ class Reach:
             return self._shaken(context, line)
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError) as e:
             why = "it hangs up in the TLS handshake"
-            raise Unreachable(f"cannot reach {server.shown}: {why}", host=server.shown) from e
+            raise server.away(f"cannot reach {server.shown}: {why}", host=server.shown) from e
         except ssl.SSLError as e:
             raise tls_error(server.shown, server.trust, e) from e
         except TimeoutError as e:
@@ -211,7 +212,7 @@ class Reach:
             if not tls._sslobj.get_unverified_chain():  # type: ignore[attr-defined]  # public in 3.13
                 raise  # it did not come to that the server named itself
             return f"trusted by {server.trust}; it wants a certificate of ours"
-        leaf = cryptography.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+        leaf = x509.parse(tls.getpeercert(binary_form=True) or b"")[0]
         until = f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M}Z"
         return f"{tls.version()}, '{x509.describe(leaf)}' until {until}, by {server.trust}"
 
