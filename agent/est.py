@@ -212,7 +212,7 @@ class Est:
             with warnings.catch_warnings():  # some CAs write BER, which is read with a warning
                 warnings.simplefilter("ignore")
                 return pkcs7.load_der_pkcs7_certificates(der)
-        except (ValueError, UnsupportedAlgorithm) as e:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
             raise self.garbled(doing, "not PKCS#7 with certificates") from e
 
     def _decoded(self, doing: str, reply: Reply, wanted: str) -> bytes:

@@ -78,7 +78,7 @@ class Locked:
             return x509.load_der_x509_certificate(AESGCM(key).decrypt(gcm.nonce, found.text, None))
         except InvalidTag as e:
             self._garbled("it does not decrypt with the key in its challenge", e)
-        except ValueError as e:
+        except (ValueError, x509.InvalidVersion) as e:
             self._garbled("what it encrypts is no certificate", e)
 
     def _garbled(self, why: str, cause: Exception | None = None) -> NoReturn:

@@ -37,6 +37,7 @@ NONSENSE = (
     ValueError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
+    x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
 
@@ -50,11 +51,14 @@ class Untrusted(Exception):
 
 def parse(data: bytes) -> list[Certificate]:
     """All certificates of a PEM text, or the one of a DER, names readable. Raises ValueError."""
-    if b"-----BEGIN" in data:
-        found = x509.load_pem_x509_certificates(data)
-    else:
-        found = [x509.load_der_x509_certificate(data)]
-    _ = [(c.subject, c.issuer) for c in found]
+    try:
+        if b"-----BEGIN" in data:
+            found = x509.load_pem_x509_certificates(data)
+        else:
+            found = [x509.load_der_x509_certificate(data)]
+        _ = [(c.subject, c.issuer) for c in found]
+    except x509.InvalidVersion as e:  # the one thing wrong with one that is no ValueError
+        raise ValueError(str(e)) from e
     return found
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import CertificateSigningRequest, load_pem_x509_csr
+from cryptography.x509 import CertificateSigningRequest, InvalidVersion, load_pem_x509_csr
 
 from agent.errors import EstPending, Later
 from agent.state import read_json, write_json
@@ -65,7 +65,7 @@ def _told(pending: Path) -> Told | None:
         since, until = float(kept["since"]), float(kept["until"])
         purpose = str(kept.get("purpose", ENROLMENT))
         return Told(csr, str(kept["url"]), purpose, since, until, str(kept["why"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, InvalidVersion):
         return None
 
 
