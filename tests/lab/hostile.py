@@ -12,8 +12,9 @@ stays. What is not named is 404. A way is a function of a `Talk`; these take wha
 `later(...)`, `moved(...)`.
 
 What goes wrong before HTTP is an argument: `plain=True` speaks no TLS, `mute=True` accepts and says
-nothing, `tls_1_1=True` speaks nothing newer, `clients=ca` refuses clients of any other CA. A server
-certificate with another name or in another year comes from `identity`.
+nothing, `tls_1_1=True` speaks nothing newer, `clients=ca` refuses clients of any other CA,
+`context` is whatever a test makes of it. A server certificate with another name or in another year
+comes from `identity`.
 """
 
 import base64
@@ -139,8 +140,10 @@ def issue(make: Callable[[x509.CertificateSigningRequest], Sequence[x509.Certifi
     """Certificates made from the CSR: right ones, or as wrong as a test wants them."""
 
     def way(talk: Talk) -> None:
+        if not talk.request.body:  # as of who only tries whether he would be let in
+            return talk.line.sendall(http(400))
         csr = x509.load_der_x509_csr(base64.b64decode(talk.request.body))
-        talk.line.sendall(certs(*make(csr)))
+        return talk.line.sendall(certs(*make(csr)))
 
     return way
 
@@ -177,9 +180,10 @@ class Hostile:
         mute: bool = False,
         tls_1_1: bool = False,
         clients: pki.Authority | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.ways = {k: [w] if callable(w) else list(w) for k, w in (ways or {}).items()}
-        self._context = None if plain else _context(tls, tls_1_1, clients)
+        self._context = None if plain else context or _context(tls, tls_1_1, clients)
         self._mute = mute
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,11 +28,21 @@ from tests.lab.device import Device
 SHORT = 0.01  # seconds
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of a run: the most memory that it had at a time (what was loaded before counts), and how long
+    it took."""
+
+    kilobytes: int = 0
+    seconds: float = 0.0
+
+
 class Ready:
-    """`clock`: the time of whatever runs in it, which need not be that of the world."""
+    """`clock`: the time of whatever runs in it, which need not be that of the world. `cost`: of the
+    last run."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self._clock, self.cost = clock, Cost()
 
     def __enter__(self) -> Self:
         self._loaded = subprocess.Popen(
@@ -63,17 +74,20 @@ class Ready:
             assert self._loaded.stdout is not None
             self._loaded.stdin.write(json.dumps(asked) + "\n")
             self._loaded.stdin.flush()
-            status = int(self._loaded.stdout.readline())
+            ended = json.loads(self._loaded.stdout.readline())
+            self.cost, status = Cost(*ended["cost"]), ended["status"]
             said = [Path(name).read_text() for name in files.values()]
         return subprocess.CompletedProcess(command, status, *said)
 
 
-def _run(asked: dict[str, Any]) -> int:
-    """In a process of its own: its exit status, as a shell has it."""
-    pid = os.fork()
+def _run(asked: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own: its exit status, as a shell has it, and its cost."""
+    started, pid = time.monotonic(), os.fork()
     if pid == 0:
         _become(asked)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    _, ended, used = os.wait4(pid, 0)
+    cost = (used.ru_maxrss, time.monotonic() - started)
+    return {"status": os.waitstatus_to_exitcode(ended), "cost": cost}
 
 
 def _become(asked: dict[str, Any]) -> None:
@@ -115,8 +129,7 @@ def main() -> None:
     time.sleep = lambda seconds: sleep(min(float(seconds), SHORT))
     _load()
     for line in sys.stdin:
-        status = _run(json.loads(line))
-        sys.stdout.write(f"{status}\n")
+        sys.stdout.write(json.dumps(_run(json.loads(line))) + "\n")
         sys.stdout.flush()
 
 
