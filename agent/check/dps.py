@@ -1,8 +1,8 @@
 """A trial at DPS: who we are is asked, and nobody is registered.
 
 A certificate that DPS sees is shown, or the TPM that it knows answers a challenge, to look up what
-came of the last registration. Where IoT Edge registers with a certificate
-of its own, its key is not ours: DPS then tells a stranger at most that it knows no such ID scope.
+came of the last registration. Where IoT Edge registers with a certificate of its own, its key is
+not ours: DPS then tells a stranger at most that it knows no such ID scope.
 """
 
 from collections.abc import Callable, Iterator
