@@ -27,6 +27,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.http import Proxy, host_of, no_way, printable
+from agent.http_reply import Response
 from agent.traffic import ends
 
 REDIRECTS = 3
@@ -181,6 +182,8 @@ def _opener(
         https_request = http_request
 
     class Watched(http.client.HTTPConnection):
+        response_class = Response
+
         def connect(self) -> None:
             super().connect()
             watch(self.sock)

@@ -18,11 +18,13 @@ from agent.errors import (
 )
 from tests.lab import maker, pki
 from tests.lab.hostile import Hostile, Way, cut, drip, hang, http, moved, reset, whole
+from tests.lab.hostile_http import for_ever
 from tests.lab.maker import Ca, ca_says
 from tests.lab.plain import Plain
 from tests.lab.shapes import MIDDLE, ROOT, TPM, middle
 
 FINE = whole(http(200, b"fine"))
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 QUICK = 0.5  # seconds: the deadline where a test waits for it
 
 
@@ -96,8 +98,19 @@ def test_a_redirect_is_followed_a_few_times_and_to_allowed_hosts_only() -> None:
         (cut(http(200, b"x" * 100)), ReplyTruncated),
         (whole(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), HttpGarbled),
         (reset, Unreachable),
+        (for_ever(CHUNKED + b"-1\r\n", bytes(10000)), HttpGarbled),
+        (cut(CHUNKED + b"1\r\nx\r\n", 0), ReplyTruncated),
     ],
-    ids=["silence", "a trickle", "too much", "too little", "not HTTP", "hung up"],
+    ids=[
+        "silence",
+        "a trickle",
+        "too much",
+        "too little",
+        "not HTTP",
+        "hung up",
+        "less than nothing, for ever",
+        "no last chunk",
+    ],
 )
 def test_what_goes_wrong_has_its_own_code(way: Way, error: type[AgentError]) -> None:
     with Plain({"it": way}) as server, pytest.raises(error) as raised:

@@ -65,7 +65,7 @@ ALLOWED = {
     "config_factory": {"config", "config_files", "errors", "schema"},
     "events": {"errors"},
     "journal": {"events"},
-    "fetch": {"errors", "http", "traffic"},
+    "fetch": {"errors", "http", "http_reply", "traffic"},
     "ek_path": {
         "errors", "fetch", "http", "makers", "network", "store",
         "x509", "x509_crl", "x509_der", "x509_ek", "x509_path",
