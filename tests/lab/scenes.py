@@ -39,8 +39,7 @@ class Scene:
     """`happens` to a device as the scene `after` left it, or to one that was just provisioned, and
     the next run of the companion deals with it. `expired`: the LDevID. `busy`: IoT Edge fails and
     tries again, and has keys and certificates of its own from that. `every`: of the places to
-    cut it off, so many-th is enough (test_remedies cuts remedies off, too). `whole`: it is cut off
-    at every single one."""
+    cut it off, so many-th is enough for a test."""
 
     name: str
     happens: Callable[["Home", Device], None]
@@ -49,7 +48,6 @@ class Scene:
     expired: bool = False
     busy: bool = False
     every: int = 1
-    whole: bool = False
 
 
 def is_provisioned(home: "Home", device: Device) -> None:
@@ -133,7 +131,7 @@ _SCENES = [  # in this order: time goes on
     Scene("provisioned", is_provisioned, ""),
     Scene("restart", hangs, every=2),
     Scene("removal", mismatches, every=2),
-    Scene("renewal", is_due, whole=True),
+    Scene("renewal", is_due),
     Scene("rekey", goes_on, "renewal", {"ldevid": {"rekey": True}}),
     Scene("roll-over", is_succeeded, "renewal"),
     Scene("recovery", expires, "renewal", expired=True),
@@ -177,12 +175,16 @@ class Home:
     def _saved(self, name: str) -> Path:
         return self.directory / f"saved-{name}"
 
+    def put_back(self, saved: str) -> Device:
+        """As it was when that was saved; switched off."""
+        shutil.rmtree(self.device.directory)
+        shutil.copytree(self._saved(saved), self.device.directory, symlinks=True)
+        return self.device
+
     @contextmanager
     def alive(self, saved: str) -> Iterator[Device]:
         """As it was when that was saved; switched on, and IoT Edge at rest."""
-        device = self.device
-        shutil.rmtree(device.directory)
-        shutil.copytree(self._saved(saved), device.directory, symlinks=True)
+        device = self.put_back(saved)
         try:
             device.power_on()
             if crash.is_configured(device):
