@@ -78,11 +78,14 @@ class Stored:
 
 @contextlib.contextmanager
 def opened(path: Path, mode: str, begin: str = "BEGIN") -> Iterator[sqlite3.Connection]:
-    """One transaction ("ro", or "rw": never a new file), undone if anything is raised."""
+    """One transaction ("ro", or "rw": never a new file), undone if anything is raised. Once it is
+    done it is so for good: by default SQLite does not sync that its journal is gone, and a journal
+    that is there again after a power cut undoes all (sqlite.org/pragma.html#pragma_synchronous)."""
     with _explained(path):
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         db = sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None)
         with contextlib.closing(db):
+            db.execute("PRAGMA synchronous = EXTRA")
             db.execute(begin)
             yield db
             db.execute("COMMIT")  # else closing rolls back
