@@ -52,8 +52,8 @@ def test_the_delay_grows_where_systemd_knows_how_and_only_there(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("service", [units.FIRSTBOOT, units.HEALTH])
-def test_its_exposure_is_at_most_two(root: Path, service: str) -> None:
-    done = units.exposure(root, service, at_most=20)
+def test_its_exposure_is_at_most_one_and_a_half(root: Path, service: str) -> None:
+    done = units.exposure(root, service, at_most=15)
     assert done.returncode == 0, done.stdout
 
 

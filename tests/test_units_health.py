@@ -145,6 +145,6 @@ def test_every_comment_names_units_that_there_are() -> None:
     for path in units.OURS.rglob("*.*"):
         if path.is_file():
             named = re.findall(
-                r"tpm2cloud[a-z-]*\.(?:service|timer|target)\b(?!\.d)", path.read_text()
+                r"tpm2cloud[a-z_-]*@?\.(?:service|socket|timer|target)\b(?!\.d)", path.read_text()
             )
             assert all((units.OURS / name).exists() for name in named), path

@@ -58,7 +58,8 @@ def hub(
 
 
 def card(root: Path) -> str:
-    """As agent.deviceid.mac: who has no network sees no network card either (sysfs(5))."""
+    """As agent.deviceid.mac: who has no network need not see network cards either (sysfs(5)); that
+    depends on the version of systemd."""
     if at := place():
         from agent.network import far
 

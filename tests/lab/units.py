@@ -15,6 +15,7 @@ TIMERS = (
     "tpm2cloud-health-boot.timer",
     "tpm2cloud-health-clock.timer",
 )
+NETWORK, WORKER = "tpm2cloud_network.socket", "tpm2cloud_network@.service"
 COMMON = OURS / "tpm2cloud-.service.d/00-tpm2cloud.conf"  # of all our services
 DAEMONS = ("keyd", "certd", "identityd", "tpmd")
 SOCKETS = (*(f"aziot-{name}.socket" for name in DAEMONS), "aziot-edged.mgmt.socket",
@@ -42,7 +43,8 @@ Service={service}
 [Install]
 WantedBy=sockets.target
 """
-PROGRAMS = ("tpm2cloud", "journalctl", "aziotd", "sh")
+PROGRAMS = tuple(f"usr/bin/{name}" for name in ("tpm2cloud", "journalctl", "aziotd", "sh"))
+PYTHON = "usr/lib/tpm2cloud/bin/python"
 
 Settings = dict[str, list[str]]
 
@@ -84,9 +86,8 @@ def tree(root: Path, *, also: Path | None = None) -> Path:
 
     `also`: a directory of further drop-ins.
     """
-    units, programs = root / SYSTEM.relative_to("/"), root / "usr/bin"
+    units = root / SYSTEM.relative_to("/")
     units.mkdir(parents=True)
-    programs.mkdir(parents=True)
     for target in SYSTEM.glob("*.target"):
         shutil.copy(target, units, follow_symlinks=False)
     for each in OURS.glob("tpm2cloud*.[st]*"):
@@ -95,9 +96,10 @@ def tree(root: Path, *, also: Path | None = None) -> Path:
     for each in (*OURS.glob("*.d"), *(also.iterdir() if also else ())):
         shutil.copytree(each, units / each.name, dirs_exist_ok=True)
     _aziot(units)
-    for program in PROGRAMS:
-        (programs / program).write_text("#!/bin/sh\n")
-        (programs / program).chmod(0o755)
+    for program in (root / name for name in (*PROGRAMS, PYTHON)):
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
     enable = ["systemctl", f"--root={root}", "--quiet", "enable"]
     subprocess.run([*enable, FIRSTBOOT, "aziot-edged.service", *SOCKETS], check=True)
     return root

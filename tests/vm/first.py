@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tests.lab.world import World
-from tests.vm import journal
+from tests.vm import journal, sandbox
 from tests.vm.fleet import PROVISIONED, Fleet, capture, keep
 from tests.vm.journal import Journal
 from tests.vm.machine import Machine
@@ -41,6 +41,8 @@ QUESTIONS = (
     HEALTH,
     SUMMARY,
     PROBE,
+    sandbox.ASK,
+    sandbox.EXPOSURE,
     f"systemctl show -p Result -p ExecMainStatus -p CPUUsageNSec {COMPANION}",
 )
 

@@ -1,6 +1,8 @@
 """A golden image of packages, flashed onto a board with a TPM; nobody touches it."""
 
+import errno
 import json
+import os
 import re
 import sys
 from typing import Any
@@ -10,7 +12,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from tests.lab.world import World
-from tests.vm import journal
+from tests.vm import journal, sandbox
 from tests.vm.first import (
     AFTER,
     AZIOT,
@@ -166,3 +168,39 @@ def test_it_says_nothing_where_nothing_changes_and_asks_no_server(watched: Watch
     told = watched.journal().entries("--identifier=tpm2cloud", f"--unit={COMPANION}")
     assert [entry["MESSAGE"] for entry in told] == []
     assert watched.asked[1] == watched.asked[0]
+
+
+# --- each side of it has what it needs, and no more ---
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_the_side_with_the_tpm_has_no_network(watched: Watched, boot: int) -> None:
+    said = watched.answers[boot][sandbox.ASK]
+    tpm, _ = sandbox.tried(said.output)
+    assert (tpm["/dev/tpmrm0"], tpm["/var/lib/tpm2cloud/ldevid.pem"]) == ("yes", "yes")
+    no = os.strerror(errno.EAFNOSUPPORT)
+    assert (tpm["socket"], tpm["packet"], tpm["connect"]) == (no, no, no), tpm
+    assert tpm["cards"] == ["lo"]
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_the_side_with_the_network_has_no_tpm_no_secret_and_no_file_of_ours(
+    watched: Watched, boot: int
+) -> None:
+    said = watched.answers[boot][sandbox.ASK]
+    _, network = sandbox.tried(said.output)
+    assert (network["socket"], network["connect"]) == ("yes", "yes"), network
+    assert len(network["cards"]) > 1
+    shut = {name: said for name, said in network.items() if name.startswith("/")}
+    assert len(shut) > 5
+    assert "yes" not in {*shut.values(), network["packet"], network["bus"], network["write"]}
+    assert network["uid"] > 0
+    assert network["secrets"] is None
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_the_exposure_of_each_is_at_most_one_and_a_half(watched: Watched, boot: int) -> None:
+    said = watched.answers[boot][sandbox.EXPOSURE].output
+    levels = re.findall(r"Overall exposure level for (\S+): ([0-9.]+)", said)
+    assert [unit for unit, _ in levels] == [*sandbox.UNITS], said
+    assert all(float(level) <= 1.5 for _, level in levels), levels
