@@ -51,7 +51,7 @@ class Frames:
             raise Broken(f"what it says is longer than {MOST} bytes")
         try:
             frame = json.loads(self._exactly(length, until), object_hook=_unpacked)
-        except (ValueError, RecursionError) as e:
+        except (ValueError, TypeError, RecursionError) as e:  # {"bytes": [1]}
             raise Broken("what it says is garbled") from e
         if not isinstance(frame, dict):
             raise Broken("what it says is garbled")
