@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509 as crypto
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import Certificate
@@ -84,7 +85,10 @@ def _weakness(certificate: Certificate) -> str | None:
             pass
         case _:
             return f"its key is too weak, or of no known kind ({key(certificate)})"
-    algorithm = certificate.signature_hash_algorithm
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return "it is signed by an algorithm of no known kind"
     if algorithm is None or algorithm.name not in HASHES:
         return f"it is signed over {algorithm.name if algorithm else 'no digest'}"
     return None
