@@ -21,7 +21,6 @@ SAMPLE = [
     "An ECC SRK, and attestation by TPM",
     "The TPM is not enrolled",
     "An EST server that quotes what it is sent",
-    "It is 1970",
 ]
 
 

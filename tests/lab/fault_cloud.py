@@ -1,12 +1,12 @@
 """Faults at DPS and at the hub, and of IoT Edge's own services."""
 
 from collections.abc import Generator
+from datetime import timedelta
 from typing import Any
 
 from tests.lab import dps_tpm, edge, pki
 from tests.lab.fault import WELL, Case, Fault
 from tests.lab.fault_net import impatient, patient
-from tests.lab.tools import Tools
 
 Steps = Generator[None, None, None]
 
@@ -22,6 +22,15 @@ def dps(**behaviour: Any) -> Fault:
         patient(case)
 
     return fault
+
+
+def busy(case: Case) -> Steps:
+    """DPS names a time to stay away; it passes."""
+    clock = case.clock()
+    case.world.dps.behave(**{**WELL, "throttle": 1000, "retry_after": 77})
+    yield
+    case.world.dps.behave(**WELL)
+    clock.advance(timedelta(minutes=5))
 
 
 def failing(code: int) -> Fault:
@@ -153,7 +162,3 @@ def hub_key_index(case: Case) -> Steps:
     pki.write_private(config, b'[tpm]\nauth_key_index = "0x100"\n')
     yield
     config.write_text("[tpm]\nauth_key_index = 256\n")
-
-
-def flushed(tools: Tools) -> None:
-    tools("flushcontext", "-t")

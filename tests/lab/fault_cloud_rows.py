@@ -73,8 +73,8 @@ ROWS = [
     Row("Another certificate is enrolled", DEVICE, "dps-unauthorized", cloud.other_certificate,
         "Is the CA of the device's certificate enrolled", "that enrolment is deleted"),
     # DPS itself
-    Row("DPS is busy", DEVICE_TPM, "dps-throttled", dps(throttle=1000, retry_after=1), AGAIN,
-        "it is not any more"),
+    Row("DPS is busy", DEVICE_TPM, "dps-throttled", cloud.busy, AGAIN,
+        "the time that it named passes"),
     Row("DPS has trouble", DEVICE, "dps-trouble", dps(odd=either("500")), AGAIN, BACK),
     Row("DPS forgets what it had begun", DEVICE, "dps-forgot", dps(forgets=True), "registers anew",
         "it does not any more"),

@@ -19,18 +19,19 @@ from tests.matrices import Count, Report, Tell
 NONE = "nothing"
 WORKERS = 2
 TABLE = (
-    "| What is wrong | Device | `provision` | `check` | The remedy | What the test did then |",
-    "|---|---|---|---|---|---|",
+    "| What is wrong | Device | `provision` | `check` | Alone | Remedy | What the test did then |",
+    "|---|---|---|---|---|---|---|",
 )
 CONFUSION = ("| Expected of `check` | Faults | Given |", "|---|---:|---|")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one fault. `before`: what `check` says after the run that `stopped`; `after`: after the
-    one that `healed`."""
+    """Of one fault. `alone`: what `check` says before any run, when no failure is remembered that
+    it could repeat; `before`: after the run that `stopped`; `after`: after that which `healed`."""
 
     row: Row
+    alone: Said
     stopped: Said
     before: Said
     healed: Said
@@ -49,6 +50,8 @@ class Outcome:
             yield f"it does not provision afterwards:\n{words(self.healed)}"
         elif self.after.code:
             yield f"check: {self.after.code}, though it is provisioned:\n{shown(self.after)}"
+        if not self.alone.status:
+            yield "check sees nothing wrong with a device that is not provisioned"
         yield from (f"a secret {leak}" for leak in self.leaks)
 
     @property
@@ -72,12 +75,12 @@ def tried(town: Town, row: Row) -> Outcome:
     with town.case(row) as case:
         person = row.fault(case)
         next(person)
-        stopped, before = case.provision(), case.check()
+        alone, stopped, before = case.check(), case.provision(), case.check()
         if next(person, "done") != "done":
             raise AssertionError(f"{row.name}: a fault yields once")
         healed, after = case.provision(*retried(case)), case.check()
         found = list(canaries.leaks(case.device, case.secrets, case.said))
-        return Outcome(row, stopped, before, healed, after, found)
+        return Outcome(row, alone, stopped, before, healed, after, found)
 
 
 def retried(case: Case) -> Sequence[str]:
@@ -144,11 +147,15 @@ def confusion(outcomes: Sequence[Outcome]) -> list[str]:
     return [*CONFUSION, *lines, "<!-- and the faults -->"]
 
 
+def seen(outcome: Outcome) -> str:
+    return "yes" if outcome.alone.code == outcome.row.expected else "no"
+
+
 def table(outcomes: Sequence[Outcome]) -> list[str]:
     lines = []
     for each in outcomes:
         row, stopped = each.row, each.stopped
         cells = (row.name, row.on, f"{stopped.status} `{stopped.code}`", f"`{each.before.code}`")
-        text = [*cells, steady(each.remedy), row.does]
+        text = [*cells, seen(each), steady(each.remedy), row.does]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in text)} |")
     return [*TABLE, *lines]
