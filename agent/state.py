@@ -1,5 +1,6 @@
 """What we keep in the state directory, file by file. None of it says "did run"."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ class State:
 
     directory: Path
     fixed: str | None = None
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """One run at a time; telemetry, which is no run, writes what it has read besides."""
+        return store.lock(self.directory, besides=[self.telemetry])
 
     @property
     def slot(self) -> str:

@@ -1,7 +1,8 @@
 """Whole-or-nothing files and the lock of the state directory.
 
 A reader sees the old content or the new one, also across a power cut. The temporary name is fixed,
-so what a killed writer left behind is overwritten by the next one: nothing piles up.
+so what a killed writer left behind is overwritten by the next one, or removed by the next one that
+holds the lock: nothing piles up.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ def write(
     """
     with permitted(path):
         _replaceable(path)
-        part = path.with_name(f".{path.name}.new")
+        part = _beside(path)
         part.unlink(missing_ok=True)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as f:
@@ -38,6 +39,14 @@ def write(
             os.fsync(fd)
         part.replace(path)
         sync_directory(path.parent)
+
+
+def _part(name: str) -> str:
+    return f".{name}.new"
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(_part(path.name))
 
 
 def _replaceable(path: Path) -> None:
@@ -137,10 +146,11 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(directory: Path) -> Iterator[None]:
+def lock(directory: Path, besides: Collection[Path] = ()) -> Iterator[None]:
     """Hold the directory (made if need be; IoT Edge's services look into it); the kernel lets go
     when we exit, however we exit. What is found in it is there for good: a run that was killed may
-    not have come to sync what it had renamed."""
+    not have come to sync what it had renamed; and what it had not come to rename is removed, but
+    for files that are written `besides`, without this lock."""
     make(directory)
     with permitted(directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -154,6 +164,9 @@ def lock(directory: Path) -> Iterator[None]:
         except BlockingIOError as e:
             raise Busy(f"cannot use '{directory}': another run holds it") from e
         with permitted(directory):
+            for part in {*directory.glob(_part("*"))} - {*map(_beside, besides)}:
+                if not part.is_dir():
+                    part.unlink(missing_ok=True)
             os.fsync(fd)
         yield
     finally:

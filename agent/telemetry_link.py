@@ -73,7 +73,7 @@ class Link:
         """DPS is asked. Raises what it says, Busy, and Stopped. Nobody else is kept waiting for a
         turn of ours."""
         conf, state = self._device.conf, self._device.state
-        with store.lock(state.directory), self._device.tpm(state.loaded) as tpm:
+        with state.locked(), self._device.tpm(state.loaded) as tpm:
             who = cache(lambda: preflight.who(conf, tpm))
             again = partial(assignment.register_again, rest=self._rest, near=NEAR)
             again(conf, tpm, state, who)

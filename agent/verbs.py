@@ -48,7 +48,7 @@ def provision(args: argparse.Namespace) -> int:
     if args.dry_run:
         inputs.check(conf)
         return _dry_run(conf, state, anew=args.reregister)
-    with store.lock(state.directory), failure.remembered(state):
+    with state.locked(), failure.remembered(state):
         inputs.check(conf)
         if args.reregister:
             _wish(state)
@@ -118,7 +118,7 @@ def health(args: argparse.Namespace) -> int:
     state = _state()
     with contextlib.ExitStack() as stack:
         if not args.dry_run:
-            stack.enter_context(store.lock(state.directory))
+            stack.enter_context(state.locked())
             seen = stack.enter_context(told.witness(state))
         conf = config.load(args.config)
         if not args.dry_run:
@@ -189,7 +189,7 @@ def manufacture(args: argparse.Namespace) -> int:
     from agent import manufacture, plan
 
     conf, state = config_factory.load(_manufacture_toml(args)), _state()
-    with store.lock(state.directory), _tpm(conf.tpm.tcti, state.loaded, FACTORY) as tpm:
+    with state.locked(), _tpm(conf.tpm.tcti, state.loaded, FACTORY) as tpm:
         line = manufacture.Line(conf, tpm, state)
         if args.dry_run:
             return _left(manufacture.steps(line, force=args.force))

@@ -25,6 +25,17 @@ def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_run_but_for_what_is_just_being_written(
+    tmp_path: Path,
+) -> None:
+    for name in (".x.new", ".shared.new", "y.new", ".z"):
+        (tmp_path / name).write_text("half a fi")
+    (tmp_path / ".directory.new").mkdir()
+    with store.lock(tmp_path, besides=[tmp_path / "shared"]):
+        left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".directory.new", ".shared.new", ".z", "y.new"]
+
+
 @pytest.mark.parametrize("name", ["", "/", ".", "..", "directory", "fifo", "link"])
 def test_what_is_no_file_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
