@@ -5,6 +5,12 @@ What is no effect: what only looks (TPM2_ReadPublic and its like), memory files,
 and the talk on stderr. strace counts the calls of each name for itself; so a place is a name and a
 number. Threads and children are not traced: the agent works in its first thread, and what it starts
 (`iotedge`) has its own ideas of being killed.
+
+A place is just before a call, which then does not happen. Just after it is a place of its own where
+somebody else goes on: the TPM or a server that has got a request, a program that was started. After
+any other call nothing is different from just before the next one, for whatever the agent does in
+between changes nothing but itself; only the last call of all has no next one, so the end of the
+process is a place, too.
 """
 
 import os
@@ -15,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tpm2_pytss.constants import TPM2_CC
@@ -26,7 +32,8 @@ FILES = """fsync fdatasync rename renameat renameat2 link linkat symlink symlink
  rmdir mkdir mkdirat chmod fchmod fchmodat chown fchown lchown fchownat truncate ftruncate fallocate
  write writev pwrite64 pwritev sendto sendmsg sendmmsg sendfile copy_file_range"""
 PROGRAMS = "vfork fork pidfd_open kill"  # pidfd_open: the agent has just started a program
-EFFECTS = {*FILES.split(), *PROGRAMS.split()}
+THE_END = "exit_group"
+EFFECTS = {*FILES.split(), *PROGRAMS.split(), THE_END}
 LOOKS = {
     TPM2_CC.GetCapability,
     TPM2_CC.ReadPublic,
@@ -36,28 +43,36 @@ LOOKS = {
 TALK = re.compile(r"write\([12]<|\w+\(\d+</memfd:|.*__pycache__|.*\"/dev/")
 TPM = re.compile(r"write\(\d+<socket:.*?\"((?:\\x[0-9a-f]{2}){10,})")
 CONTROL = re.compile(r"write\(\d+<socket:.*?\"\\x00\\x00\\x00\\x05")  # swtpm's own, not the TPM's
-STRACE = ["strace", "-qq", "-y", "-x", "-s", "32", "-o"]
+# What is compiled, and in which order sets are gone through, is the same in each run.
+SAME = ["-E", "PYTHONDONTWRITEBYTECODE=1", "-E", "PYTHONHASHSEED=1"]
+STRACE = ["strace", "-qq", "-y", "-x", "-s", "32", *SAME, "-o"]
+# SIGKILL comes before the call, which does not happen. Any other signal comes after it (ptrace(2),
+# signal-delivery-stop); nobody handles this one, so it ends the process as suddenly.
+BEFORE, AFTER = signal.SIGKILL, signal.SIGUSR2
 
 
 @dataclass(frozen=True)
 class Place:
-    """Just before the `nth` system call of this name."""
+    """Just before the `nth` system call of this name, or just `after` it."""
 
     call: str
     nth: int
     what: str
-    waits: bool = False  # right after a request, while another process works
+    after: bool = False
 
     def __str__(self) -> str:
-        return f"{self.call} {self.nth} ({self.what})"
+        return f"{'after ' * self.after}{self.call} {self.nth} ({self.what})"
+
+    @property
+    def signal(self) -> signal.Signals:
+        return AFTER if self.after else BEFORE
 
 
 def places(
     device: Device, trace: Path, command: Sequence[str] = (), ends: Sequence[int] = (0,)
 ) -> list[Place]:
     """Run the agent (or `command`), whole; these are its effects, in order, and the moments after
-    those that go to another process (a TPM, a server), when that works and the agent only waits.
-    `ends`: how it may end."""
+    those with which somebody else begins to work. `ends`: how it may end."""
     run = device.run([*STRACE, str(trace), *(command or device.agent_command("provision"))])
     assert run.returncode in ends, run.stderr
     return list(_places(trace.read_text().splitlines(), str(device.directory)))
@@ -65,17 +80,14 @@ def places(
 
 def _places(lines: list[str], top: str) -> Iterator[Place]:
     counts: Counter[str] = Counter()
-    sent = ""
     for line in lines:
         name = line.partition("(")[0]
         counts[name] += 1
         if _is_effect(name, line):
-            what = describe(line, top)
-            yield Place(name, counts[name], what)
-            sent = what if "<socket:" in line or name == "sendto" else ""
-        elif sent and name.isidentifier():
-            yield Place(name, counts[name], f"after {sent}", waits=True)
-            sent = ""
+            place = Place(name, counts[name], describe(line, top))
+            yield place
+            if "<socket:" in line or name in ("sendto", "vfork", "fork"):
+                yield replace(place, after=True)
 
 
 def _is_effect(name: str, line: str) -> bool:
@@ -103,6 +115,8 @@ def describe(line: str, top: str) -> str:
         return f"TPM command {str(TPM2_CC(command)).rpartition('.')[2]}"
     if found := re.findall(rf"{re.escape(top)}/([^\">]*)", line):
         return str(found[-1])
+    if name == THE_END:
+        return "the end"
     return "message" if "<socket:" in line else "program" if name in PROGRAMS else ""
 
 
@@ -113,15 +127,16 @@ def kill_at(
     command: Sequence[str] = (),
     ends: Sequence[int] = (0,),
 ) -> str:
-    """Run the agent (or `command`) and kill it there; returns what it was about to do, or nothing
-    if it ended, as it may."""
-    inject = [f"--trace={place.call}", f"--inject={place.call}:signal=KILL:when={place.nth}"]
+    """Run the agent (or `command`) and kill it there; returns what it was about to do, or had just
+    done, or nothing if it ended, as it may."""
+    signal = place.signal.name.removeprefix("SIG")
+    inject = [f"--trace={place.call}", f"--inject={place.call}:signal={signal}:when={place.nth}"]
     whole = command or device.agent_command("provision")
     run = device.run([*STRACE, str(trace), *inject, *whole])
-    if run.returncode != -signal.SIGKILL:
+    if run.returncode != -place.signal:
         assert run.returncode in ends, run.stderr
         return ""
-    lines = [line for line in trace.read_text().splitlines() if line.startswith(place.call)]
+    lines = [line for line in trace.read_text().splitlines() if line.startswith(f"{place.call}(")]
     assert len(lines) == place.nth, (place, lines[-1:])
     return describe(lines[-1], str(device.directory))
 
@@ -132,6 +147,11 @@ def power_cut(device: Device) -> None:
     device.power_cut()
     kill_programs(device)
     device.power_on()
+    services(device)
+
+
+def services(device: Device) -> None:
+    """IoT Edge's start as at a boot, if they were ever configured."""
     if is_configured(device):
         device.run(["iotedge", "system", "restart"])
 

@@ -11,7 +11,7 @@ from tpm2_pytss.constants import TPM2_CAP, TPM2_HC, TPM2_PT
 from agent import pkcs11, x509
 from agent.state import State, read_json
 from agent.steps import ldevid_key, srk
-from agent.tpm import Tpm
+from agent.tpm import HUB_KEY, Public, Tpm
 from tests.lab.device import Device
 
 
@@ -41,23 +41,36 @@ def differences(found: End, expected: End) -> list[str]:
 
 
 def end(device: Device) -> End:
-    state = State(device.state)
     with Tpm(device.tcti) as tpm:
         objects = {handle: tpm.public(handle) for handle in tpm.handles(TPM2_HC.PERSISTENT_FIRST)}
-        ours = objects.pop(ldevid_key.HANDLE)
-        assert ours is not None
-        token = pkcs11.look(device.pkcs11, "edge", below=tpm.serialized(srk.HANDLE))
-        assert token is not None
-        assert token.holds(state.slot, ours.blob)
-        assert x509.parse(state.ldevid_cert.read_bytes())[0].public_key() == ours.key
+        if device.wish.attestation == "tpm":
+            assert objects.pop(HUB_KEY) is not None
+            keys = []
+        else:
+            ours = objects.pop(ldevid_key.HANDLE)
+            assert ours is not None
+            keys = _token(device, tpm, ours)
         return End(
             handles={handle: public.blob for handle, public in objects.items() if public},
             nv={index: tpm.nv_read(index) for index in tpm.nv_indices()},
-            loaded=tpm.loaded(),
-            keys=sorted((key.label, key.paired) for key in token.keys),
+            loaded=tpm.loaded() | {*tpm.handles(TPM2_HC.ACTIVE_SESSION_FIRST)},
+            keys=keys,
             files=files(device),
             config=config(device),
         )
+
+
+def _token(device: Device, tpm: Tpm, ours: Public) -> list[tuple[str, bool]]:
+    """The keys in it; the LDevID's is the TPM's, and the certificate is for it."""
+    state = State(device.state)
+    token = pkcs11.look(device.pkcs11, "edge", below=tpm.serialized(srk.HANDLE))
+    assert token is not None
+    assert token.holds(state.slot, ours.blob)
+    assert x509.parse(state.ldevid_cert.read_bytes())[0].public_key() == ours.key
+    with closing(sqlite3.connect(device.pkcs11 / pkcs11.DATABASE)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert ldevid_key.read(state.ldevid_key) is not None
+    return sorted((key.label, key.paired) for key in token.keys)
 
 
 def failed_tries(device: Device) -> int:
@@ -71,11 +84,8 @@ def failed_tries(device: Device) -> int:
 def files(device: Device) -> dict[str, str]:
     """Mode of every file and directory, but for what belongs to the TPM and to IoT Edge's services.
     None is damaged."""
-    with closing(sqlite3.connect(device.pkcs11 / pkcs11.DATABASE)) as db:
-        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     for path in device.state.glob("*.json"):
         assert read_json(path), path
-    assert ldevid_key.read(State(device.state).ldevid_key) is not None
     others = {device.tpm, device.edge, device.socket.parent}
     return {
         str(path.relative_to(device.directory)): oct(path.stat().st_mode)

@@ -37,20 +37,24 @@ class End:
 
 
 class Watched:
-    """A device in a world; `other`: a hub it may be moved to. What was so when it was looked at
-    before anything happened: `key`, that the hub knew; `before`, what it had kept; `handles`, where
-    the TPM kept something."""
+    """A device in a world, of a name of its own there; `other`: a hub it may be moved to. What was
+    so when it was looked at before anything happened: `key`, that the hub knew; `before`, what it
+    had kept; `handles`, where the TPM kept something."""
 
     device: Device
 
     def __init__(self, world: World, other: Hub, name: str) -> None:
-        self.world, self.other, self.id = world, other, name
+        self.world, self.other, self.id, self.name = world, other, name, name
         self.key: bytes | None = None
         self.before, self.handles = Kept(), set[int]()
 
     def asked(self) -> Counter[str]:
-        """DPS, by this device; and for certificates, the owner's CA, by all."""
-        return Counter(each["step"] for each in self.world.dps.requests(self.id))
+        """DPS, by this device; and the owner's CA, which gave it a certificate."""
+        asked = Counter(each["step"] for each in self.world.dps.requests(self.id))
+        logins = (f"board-of-{self.name}", self.id)
+        issued = self.world.issued(self.world.owner_est)
+        asked["certificate"] = sum(any(who in each.subject for who in logins) for each in issued)
+        return asked
 
     # --- what is true at any moment ---
 
@@ -136,11 +140,10 @@ class Watched:
         return End(handles, nv, self._files())
 
     def _files(self) -> dict[str, str]:
-        """But for the TPM's, and what holds no secret and is taken over by the next who needs it:
-        the new file of a writer, and the token's lock."""
-        top, state = self.device.directory, State(self.device.state)
-        turn, lock = f".{state.turn.name}.new", f"{pkcs11.DATABASE}.lock"
-        others = {self.device.tpm, state.turn.with_name(turn), self.device.pkcs11 / lock}
+        """But for the TPM's, and the token's lock: it holds nothing, and is taken over by the next
+        who needs it."""
+        top, lock = self.device.directory, f"{pkcs11.DATABASE}.lock"
+        others = {self.device.tpm, self.device.pkcs11 / lock}
         return {
             str(path.relative_to(top)): oct(path.stat().st_mode)
             for path in top.rglob("*")

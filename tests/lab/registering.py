@@ -38,7 +38,7 @@ from tests.lab.world import World
 
 HEALTH, LINE = {"ldevid": {"spread": "1%"}}, "line"
 TPM, X509 = ("tpm", True), ("x509", False)
-ENROLLING = threading.Lock()  # for the file of enrolments, and several stages
+ENROLLING = threading.Lock()  # for what several stages share: the file of enrolments, boards
 Command = tuple[str, ...]
 
 
@@ -97,7 +97,7 @@ class Stage(Watched):
 
     def __init__(self, world: World, other: Hub, directory: Path, name: str) -> None:
         super().__init__(world, other, name)
-        self.name, self._top = name, directory
+        self._top = directory
         self._thumbprint: str | None = None
         self._agent: subprocess.Popen[str] | None = None
 
@@ -110,9 +110,11 @@ class Stage(Watched):
         self.before, self.key, self._thumbprint = Kept(), None, None
         attestation, virgin = scene.kind
         self.id = f"{self.name}-{attestation}"
-        wish: dict[str, Any] = {"attestation": attestation, "board": Board(virgin=virgin)}
+        board = Board(virgin=virgin) if virgin else Board(id=f"board-of-{self.name}")
+        wish: dict[str, Any] = {"attestation": attestation, "board": board}
         asked = Wish(id=self.id, target="device", enrolled=False, **wish)
-        self.device = Device(self.world, self._top / "device", asked)
+        with ENROLLING:
+            self.device = Device(self.world, self._top / "device", asked)
         self.device.configure(HEALTH if attestation == "x509" else {})
         self.device.directory.joinpath(LINE).write_text(f"{self.id} says something\n")
         self.device.power_on()
