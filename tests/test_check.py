@@ -25,7 +25,10 @@ from tests.test_bad_input import with_iotedge
 from tests.test_bad_places import powerless
 
 DAY = timedelta(days=1)
-BOOTED = 'mount -t tmpfs none /run && mkdir -p /run/systemd/system && exec "$@"'
+BOOTED = (
+    "for at in /run /var/lib; do mount -t tmpfs none $at; done && "
+    'mkdir -p /run/systemd/system && exec "$@"'
+)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +206,7 @@ def test_a_host_name_that_iotedge_would_keep_for_ever_is_told_before_it_does(
     make_device: MakeDevice, provisioned: Device
 ) -> None:
     script = 'hostname localhost && exec "$@"'
-    within = ["unshare", "--map-root-user", "--uts", "sh", "-c", script, "sh"]
+    within = ["unshare", "--map-current-user", "--keep-caps", "--uts", "sh", "-c", script, "sh"]
     device = make_device()
     assert check(device, within) == (4, "hostname-unfit")
     (device.aziot / "config.toml").write_text('hostname = "gateway-7"\n')

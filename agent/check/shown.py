@@ -13,7 +13,8 @@ def as_text(found: Sequence[Found]) -> Iterator[str]:
     width = max(len(each.probe) for each in found)
     for each in found:
         code = f" [{each.code}]" if each.code else ""
-        yield f"{each.probe:{width}}  {each.state:13} {each.detail}{code}".rstrip()
+        detail = each.detail.replace("\n", f"\n{'':{width}}  {'':13} ")
+        yield f"{each.probe:{width}}  {each.state:13} {detail}{code}".rstrip()
     yield ""
     first = verdict(found)
     if first is None:
