@@ -40,8 +40,8 @@ def _server(conf: Config, state: State, hub: str) -> Server:
         """That of the environment is for port 443 only."""
         return through(conf, url) if port == WEBSOCKETS else inputs.proxy(conf)
 
-    trust, away = conf.dps.trust, HubUnreachable
-    return Server("hub", url, trust, proxy, floor=lambda: times.floor, away=away)
+    trust, floor = conf.dps.trust, lambda: times.floor
+    return Server("hub", url, trust, proxy, floor=floor, away=HubUnreachable, called=hub)
 
 
 def _login(conf: Config, tpm: Tpm, state: State, kept: Kept) -> str:

@@ -45,8 +45,8 @@ class Server:
     """`name`: its probes are NAME-dns, NAME-tcp, NAME-tls. `url`: https://HOST[:PORT][/PATH], where
     a GET harms nobody. `trust`, `more`: what vouches for it, as for `Https`; `floor`: what time it
     is at least. `proxy`: what there is on the way to it. `web`: the port at which a stranger is
-    looked for, where that for https is closed. `seconds`: for all of it. `away`: what it
-    is called if it cannot be reached."""
+    looked for, where that for https is closed. `seconds`: for all of it. `away`: what it is if it
+    cannot be reached. `called`: in messages, if not HOST:PORT."""
 
     name: str
     url: str
@@ -57,6 +57,7 @@ class Server:
     web: int | None = None
     seconds: float = SECONDS
     away: type[Unreachable] = Unreachable
+    called: str = ""
 
     @property
     def host(self) -> str:
@@ -69,7 +70,7 @@ class Server:
 
     @property
     def shown(self) -> str:
-        return host_of(self.url)
+        return self.called or host_of(self.url)
 
 
 class Reach:
