@@ -62,6 +62,26 @@ def bare(name: str, stack: ExitStack, base: Path) -> Play:
     return replace(play, command=[*PRIVATE, *play.command])
 
 
+def killed(name: str, stack: ExitStack, base: Path) -> Play:
+    """A run before was killed when the PINs of the token had their name, and the directory was not
+    synced: a token with PINs that are not there any more is of no use to anybody."""
+    play = with_edge(Wish(), name, stack, base)
+    shutil.copytree(play.device.directory, base / "fresh", symlinks=True)
+    with _off_in_the_end(play.device) as device:
+        found = crash.places(device, base / "trace")
+    shutil.rmtree(device.directory)
+    shutil.copytree(base / "fresh", device.directory, symlinks=True)
+    pins = next(n for n, place in enumerate(found) if _gives_name(place, "state/pins.json"))
+    at = next(place for place in found[pins:] if place.call == "fsync")
+    with _off_in_the_end(device):
+        assert crash.kill_at(device, at, base / "trace") == "state"
+    return replace(play, renamed="state/pins.json")
+
+
+def _gives_name(place: crash.Place, name: str) -> bool:
+    return place.call == "rename" and place.what == name
+
+
 def without_edge(attestation: Any, name: str, stack: ExitStack, base: Path) -> Play:
     world = stack.enter_context(World(base / "world", hub=True))
     world.dps.behave(polls=0, retry_after=0)
@@ -188,6 +208,7 @@ FIRST = [
     Act("first boot, IoT Edge, X.509", partial(with_edge, Wish())),
     Act("first boot, IoT Edge, TPM", partial(with_edge, Wish(attestation="tpm"))),
     Act("first boot, no directories", bare),
+    Act("first boot, after a kill", killed),
     Act("first boot, no IoT Edge, X.509", partial(without_edge, "x509")),
     Act("first boot, no IoT Edge, TPM", partial(without_edge, "tpm")),
     Act("registration again, no IoT Edge, TPM", again),

@@ -29,7 +29,7 @@ class Play:
     `starts`: IoT Edge's services, at power on. `finishes`: whatever was left to do; gives how it
     ended, which is the same each time. `stands`: raises what is not as it must be at any moment,
     before anything else has run. `count`: what must not be spent, say certificates: at most one
-    more of each than undisturbed.
+    more of each than undisturbed. `renamed`: what a run before left so (see Recorder).
     """
 
     name: str
@@ -40,6 +40,7 @@ class Play:
     starts: Callable[[Device], None]
     stands: Callable[[Device], None]
     ends: Sequence[int] = (0,)
+    renamed: str = ""
 
 
 class Stage:
@@ -57,7 +58,8 @@ class Stage:
         try:
             self._power_on()
             fresh = Snapshot.of(device)
-            found = Recorder(device, self._pipe, play.count).points(play.command, play.ends)
+            recorder = Recorder(device, self._pipe, play.count, play.renamed)
+            found = recorder.points(play.command, play.ends)
             self._well = play.finishes(device)
             self._bounds = Bounds.of(fresh, Snapshot.of(device))
         finally:

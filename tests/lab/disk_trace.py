@@ -30,8 +30,8 @@ TRACE = [f"--trace={','.join([*STOPS, *ONLY_TRACED])}"]
 STOP = [f"--inject={','.join(STOPS)}:signal=STOP"]
 STOPPED = "--- stopped by SIGSTOP"
 TPM = "tpm2-00.permall"
-# By which a database writes page after page, until it syncs. That only some of them are there on the
-# disk is tried before it does so.
+# By which a database writes page after page, until it syncs. That only some of them are on the disk
+# is tried before it does so.
 PAGES = "pwrite64"
 OF_NO_USE = ("/tpm-loaded.json", "/tpm-loaded-telemetry.json", ".sqlite3.lock")
 
@@ -77,13 +77,17 @@ def others(device: Device) -> list[Path]:
 
 
 class Recorder:
-    """Of one run. `count`: what is counted, say certificates that were issued."""
+    """Of one run. `count`: what is counted, say certificates that were issued. `renamed`: to this
+    name, from the one that store.write() takes for that, by a run before that was killed before it
+    synced the directory."""
 
-    def __init__(self, device: Device, pipe: Path, count: Callable[[], list[int]]) -> None:
+    def __init__(
+        self, device: Device, pipe: Path, count: Callable[[], list[int]], renamed: str = ""
+    ) -> None:
         self._device, self._pipe, self._count = device, pipe, count
         self._others = others(device)
         tree, self._tpm, self._edge = self._whole()
-        self._calls = Calls(Disk(tree), str(device.directory))
+        self._calls = Calls(_before(tree, renamed), str(device.directory))
         self._seen, self._points = set[int](), list[Point]()
         self._moment = 0
 
@@ -162,6 +166,17 @@ class Recorder:
         was = self._calls.disk.tree()
         kept = {path: each for path, each in was.items() if path in ours}
         return {path: each for path, each in real.items() if path not in ours} | kept
+
+
+def _before(tree: Tree, renamed: str) -> Disk:
+    if not renamed:
+        return Disk(tree)
+    part = str(Path(renamed).with_name(f".{Path(renamed).name}.new"))
+    disk = Disk(
+        {path: each for path, each in tree.items() if path != renamed} | {part: tree[renamed]}
+    )
+    disk.rename(part, renamed)
+    return disk
 
 
 def _told(tree: Tree, when: str) -> tuple[object, ...]:
