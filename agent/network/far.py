@@ -40,7 +40,7 @@ class Worker:
     def __init__(
         self, place: Path, judge: guard.Judge, wake: Callable[[], None] | None = None
     ) -> None:
-        self._judge, self._wake = judge, wake
+        self._judge, self._wake, self._closed = judge, wake, False
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._frames = Frames(self._line)
         self._unsigned: BaseException | None = None
@@ -54,6 +54,7 @@ class Worker:
             threading.Thread(target=self._read, daemon=True).start()
 
     def close(self) -> None:
+        self._closed = True
         with contextlib.suppress(OSError):  # it was faster
             self._line.shutdown(socket.SHUT_RDWR)
         self._line.close()
@@ -125,7 +126,8 @@ class Worker:
                 wake() if "wake" in frame else self._mail.put(frame)
         except Broken as e:
             self._mail.put(e)
-            wake()
+            if not self._closed:  # else that is no news
+                wake()
 
 
 class FarHttps(Https):
