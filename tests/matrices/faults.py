@@ -17,7 +17,7 @@ from tests.lab.fault_rows import ROWS
 from tests.matrices import Count, Report, Tell
 
 NONE = "nothing"
-WORKERS = 2
+WORKERS = 4  # most of the time they wait
 TABLE = (
     "| What is wrong | Device | `provision` | `check` | Alone | Remedy | What the test did then |",
     "|---|---|---|---|---|---|---|",
