@@ -166,6 +166,7 @@ def test_a_certificate_out_of_date(
 
 PORTALS: dict[str, Way] = {
     "a page": whole(http(200, PAGE)),
+    "a page with pictures": whole(http(200, PAGE + bytes(200_000))),
     "to a login page": whole(moved("https://login.hotel.example/?you=here", 302)),
     "wants a login": whole(http(511, b"Log in.")),
 }

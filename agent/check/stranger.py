@@ -11,7 +11,7 @@ from agent.errors import AgentError
 from agent.http import Proxy, printable
 
 SECONDS = 3.0
-LIMIT = 1 << 14  # bytes that are looked at
+LIMIT = 1 << 20  # bytes; login pages bring their pictures along
 LOGIN = 511  # Network Authentication Required (RFC 6585, 6)
 
 
