@@ -32,6 +32,6 @@ def from_pem(data: bytes) -> Wrapped:
     """Raises ValueError."""
     try:
         key = TSSPrivKey.from_pem(data)
+        return Wrapped(bytes(key.public.marshal()), bytes(key.private.marshal()), int(key.parent))
     except Exception as e:  # tpm2_pytss promises no particular one
         raise ValueError(f"not a TSS2 PRIVATE KEY: {e}") from e
-    return Wrapped(bytes(key.public.marshal()), bytes(key.private.marshal()), int(key.parent))
