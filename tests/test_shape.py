@@ -211,6 +211,13 @@ def shown_default(value: Any) -> set[str]:
     return {str(value), *durations, *listed}
 
 
+def test_every_package_is_installed() -> None:
+    """What works here from the checkout is on a device, too."""
+    listed = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = [file.parent.relative_to(TOP) for file in PACKAGE.rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(place.parts) for place in there)
+
+
 def test_release_and_changelog_agree() -> None:
     text = (TOP / "debian/changelog").read_text()
     version = re.match(r"tpm2cloud \((.+?)\)", text)
