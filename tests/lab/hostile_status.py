@@ -85,7 +85,7 @@ STATUS = [
         (203, "Non-Authoritative Information", "9110, 15.3.4", "est-garbled", {}),
         (204, "No Content", "7030, 4.2.3", "est-garbled", {}),
         (205, "Reset Content", "9110, 15.3.6", "est-garbled", {}),
-        (206, "Partial Content)", "9110, 15.3.7", "est-garbled", {"Content_Range": "bytes 0-1/99"}),
+        (206, "Partial Content", "9110, 15.3.7", "est-garbled", {"Content_Range": "bytes 0-1/99"}),
         (300, "Multiple Choices", "9110, 15.4.1", "est-redirected", {}),
         (
             301,

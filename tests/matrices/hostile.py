@@ -24,6 +24,7 @@ from tests.lab import (
     hostile_tls,
     hostile_tpm,
 )
+from tests.lab.factory import Board
 from tests.lab.hostile_bench import WELL, Bench, Found, Row, bench
 from tests.lab.world import World
 from tests.matrices import Count, Report, Tell
@@ -78,6 +79,8 @@ def prove(base: Path, tell: Tell, only: str = "") -> Report:
         waiting.put(point)
     with World(base / "world", hub=True) as world:
         world.dps.behave(**WELL)
+        for virgin in (True, False):  # now: two cannot make the same one at a time
+            world.board(Board(virgin=virgin))
         names = [f"bench-{n}" for n in range(min(AT_ONCE, len(points)))]
         workers = [
             threading.Thread(target=_work, args=(base / name, world, waiting, results, tell))
