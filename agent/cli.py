@@ -4,6 +4,7 @@ import argparse
 import gc
 import logging
 import re
+import resource
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -241,7 +242,9 @@ def _patience(text: str) -> float:
 
 def main() -> int:
     """The whole process: it is short, and what it holds goes with it. Looking for garbage, while
-    modules are loaded and once more at the end, would be a quarter of its CPU time."""
+    modules are loaded and once more at the end, would be a quarter of its CPU time. Should it
+    crash, no core is written, whoever started it: there are passwords and PINs in it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     gc.disable()
     try:
         return _main()

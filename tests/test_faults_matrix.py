@@ -1,6 +1,8 @@
 """Some of the faults of the matrix, each put into a whole device: the true code, one verdict, the
 right one, a remedy that helps, and no secret anywhere. All of them: `./tests/prove faults`."""
 
+import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,19 @@ def test_a_fault_gets_its_verdict_and_the_remedy_helps(town: Town, name: str, te
     found = faults.tried(town, row)
     assert not list(found.wrong())
     tell(f"fault: {name}: provision {found.stopped.code}, check {found.before.code}")
+
+
+def test_a_crash_leaves_no_core_with_secrets_in_it(town: Town) -> None:
+    """On a terminal, too, where no unit says so."""
+    [row] = [row for row in ROWS if row.name == SAMPLE[0]]
+    with town.case(row) as case:
+        command, env = case.device.agent_command("provision"), case.device.environment()
+        with subprocess.Popen(command, env=env, stderr=subprocess.PIPE) as run:
+            assert run.stderr is not None
+            assert run.stderr.readline().startswith(b"tpm ")  # it is at work
+            limits = Path(f"/proc/{run.pid}/limits").read_text()
+            run.kill()
+    assert re.search(r"Max core file size +0 +0 ", limits), limits
 
 
 def test_there_are_many_faults_of_all_kinds_and_no_two_of_one_name() -> None:
