@@ -73,6 +73,7 @@ def token(tpm: Tpm, ours: Token, slot: State) -> Step:
             pkcs11.put(directory, label, key, below=tpm.serialized(srk.HANDLE))
             pkcs11.own(directory, ours.owner())
             return
+        store.make(directory.parent)  # the key service comes through it
         pkcs11.create(
             directory,
             tpm,
