@@ -58,7 +58,11 @@ def bare(name: str, stack: ExitStack, base: Path) -> Play:
     """No directory of ours is there, and whatever is made is for its owner alone, if nobody says
     otherwise."""
     play = with_edge(Wish(auth="basic", issued_by="static"), name, stack, base)
-    play.device.state.rmdir()
+    device, before = play.device, play.device.pkcs11
+    device.state.rmdir()
+    device.pkcs11 = device.directory / "var/lib/pkcs11"
+    for settings in (device.bin / "iotedge-lab.toml", device.config):
+        settings.write_text(settings.read_text().replace(str(before), str(device.pkcs11)))
     return replace(play, command=[*PRIVATE, *play.command])
 
 
