@@ -85,6 +85,7 @@ def _places(lines: list[str], top: str) -> Iterator[Place]:
         counts[name] += 1
         if _is_effect(name, line):
             place = Place(name, counts[name], describe(line, top))
+            assert place.what, f"it changes something that is not of the device: {line}"
             yield place
             if "<socket:" in line or name in ("sendto", "vfork", "fork"):
                 yield replace(place, after=True)
@@ -113,8 +114,8 @@ def describe(line: str, top: str) -> str:
     name = line.partition("(")[0]
     if (command := _command(line)) is not None:
         return f"TPM command {str(TPM2_CC(command)).rpartition('.')[2]}"
-    if found := re.findall(rf"{re.escape(top)}/([^\">]*)", line):
-        return str(found[-1])
+    if found := re.findall(rf"{re.escape(top)}(/[^\">]*|(?=[\">]))", line):
+        return str(found[-1]).removeprefix("/") or "its top"
     if name == THE_END:
         return "the end"
     return "message" if "<socket:" in line else "program" if name in PROGRAMS else ""
