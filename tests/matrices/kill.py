@@ -23,6 +23,7 @@ import json
 import re
 import shutil
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -194,9 +195,13 @@ def prove(base: Path, tell: Tell, only: str = "") -> Report:
     for number, act in enumerate(acts()):
         if not act.name.endswith(only.rpartition(": ")[0]):
             continue
-        with ExitStack() as stack:
-            found.append(_played(act, stack, base / str(number), passed, tell, only))
-    whole = [outcome for outcome in found if outcome.points]
+        try:
+            with ExitStack() as stack:
+                found.append(_played(act, stack, base / str(number), passed, tell, only))
+        except Exception:  # it is told, and the others have their turn
+            tell(told := f"{act.name}: cannot be played: {traceback.format_exc()}")
+            found.append(Outcome(act.name, [], [], [told]))
+    whole = [outcome for outcome in found if outcome.points or outcome.failed]
     head = f"| Scene | {' | '.join(KINDS)} | Passed |"
     table = [head, f"|---|{'---:|' * (len(KINDS) + 1)}", *(each.row() for each in whole)]
     counts = [count for outcome in whole for count in outcome.counts()]
