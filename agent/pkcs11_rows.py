@@ -141,12 +141,14 @@ def _state(path: Path) -> tuple[object, ...]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except ValueError as e:  # not the module's YAML, or no hex in it
+    except (TypeError, ValueError) as e:  # not the module's YAML, no hex in it, or no text at all
         raise TokenUnreadable(f"cannot use '{path}': {e}", path=path) from e
     except sqlite3.DatabaseError as e:
         match getattr(e, "sqlite_errorcode", None) and e.sqlite_errorcode & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 raise TokenBusy(f"cannot use '{path}': {e}", path=path) from e
+            case None if isinstance(e, sqlite3.OperationalError):  # a text that is not UTF-8
+                raise TokenUnreadable(f"cannot use '{path}': {e}", path=path) from e
             case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR:
                 raise TokenUnreadable(f"cannot use '{path}': {e}", path=path) from e
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
