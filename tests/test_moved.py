@@ -303,7 +303,7 @@ def test_killed_while_it_starts_over_it_does_so_at_the_next_run(
     last = max(n for n, place in enumerate(places) if "tpm.json" in place.what)
     goes = [p for p in places[: last + 1] if p.call in ("vfork", "unlinkat", "unlink", "rename")]
     evictions = [place for place in places if "evictcontrol" in place.what]
-    assert (len(goes), len(evictions)) == (11, 4)
+    assert (len(goes), len(evictions)) == (12, 4)
     for place in [*goes, *evictions]:
         move(device, there)
         assert crash.kill_at(device, place, tmp_path / "trace"), f"{place} was not reached"
