@@ -251,6 +251,9 @@ OTHERS = {
 }
 
 
+UNHASHABLE = {"sign": guard.TLS_1_3 + bytes(32), "hash": ["sha256"]}
+
+
 def test_only_a_handshake_is_signed_for_tls() -> None:
     key = Key()
     for name, message in LOGINS.items():
@@ -260,7 +263,12 @@ def test_only_a_handshake_is_signed_for_tls() -> None:
         with pytest.raises(guard.Denied):
             guard.Tls(key).sign({"sign": message, "hash": "sha256"})
         assert key.signed == [], name
-    for odd in ({}, {"sign": "text", "hash": "sha256"}, {"sign": SERVERS, "hash": "sha1"}):
+    for odd in (
+        {},
+        {"sign": "text", "hash": "sha256"},
+        {"sign": SERVERS, "hash": "sha1"},
+        UNHASHABLE,
+    ):
         with pytest.raises(guard.Denied):
             guard.Tls(key).sign(dict(odd))
 

@@ -60,7 +60,7 @@ class Tls:
 
     def sign(self, frame: dict[str, Any]) -> bytes:
         message, name, pss = frame.get("sign"), frame.get("hash"), frame.get("pss") is True
-        if not isinstance(message, bytes) or name not in SIZES:
+        if not (isinstance(message, bytes) and isinstance(name, str) and name in SIZES):
             raise Denied("that is no handshake")
         if not (is_tls_1_3(message) or is_tls_1_2(message)):
             raise Denied("that is no handshake")

@@ -11,13 +11,25 @@ from requests.structures import CaseInsensitiveDict
 
 from agent import traffic
 from agent.clock import Bound, Times, Vouched
-from agent.errors import AgentError, Later, every_error
+from agent.errors import (
+    AgentError,
+    Later,
+    ProxyUnusable,
+    Refused,
+    TlsCertificateUnusable,
+    TlsProvider,
+    TrustUnreadable,
+    every_error,
+)
 from agent.fetch import NotThere
-from agent.http import Proxy, Reply
+from agent.http import WEEK, Proxy, Reply, printable
 from agent.network.frames import Broken, Frame
 
 # What the worker is told of this process' environment: curl(1), "ENVIRONMENT"; libraries read it.
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+# What who has nothing but a network can have to say; it is no judge of the TPM, or of a disk.
+OVER_THERE = (Later, Refused, ProxyUnusable, TrustUnreadable, TlsProvider, TlsCertificateUnusable)
+LONGEST = 4096  # characters of what it says in words
 
 
 class Unsigned(Exception):
@@ -69,17 +81,23 @@ def as_proxy(frame: Frame | None) -> Proxy | None:
 def reply(given: Reply) -> Frame:
     found = given.vouched
     vouched = found and [found.since.isoformat(), found.until.isoformat()]
-    headers = dict(given.headers)
+    headers = [list(each) for each in given.headers.items()]  # a server names them as it likes
     return {"status": given.status, "headers": headers, "body": given.body, "vouched": vouched}
 
 
 def as_reply(frame: Any) -> Reply:
     """Raises Broken."""
     match frame:
-        case {"status": int(status), "headers": dict(headers), "body": bytes(body)}:
-            if all(isinstance(each, str) for each in headers.values()):
-                vouched = _vouched(frame.get("vouched"))
-                return Reply(status, CaseInsensitiveDict(headers), body, vouched)
+        case {"status": int(status), "headers": list(headers), "body": bytes(body)}:
+            vouched = _vouched(frame.get("vouched"))
+            return Reply(status, CaseInsensitiveDict(map(_header, headers)), body, vouched)
+    raise Broken("what it says is no reply")
+
+
+def _header(found: Any) -> tuple[str, str]:
+    match found:
+        case [str(name), str(value)]:
+            return name, value
     raise Broken("what it says is no reply")
 
 
@@ -147,10 +165,11 @@ def error(given: BaseException, names: Mapping[str, str]) -> Frame:
 
 
 def as_error(frame: Any) -> Exception:
-    """Raises Broken."""
+    """Its words go into the journal, a file that all may read, and to a terminal: they are as fit
+    for these as a server's. Raises Broken."""
     match frame:
-        case {"kind": str(kind), "message": str(message), "fields": dict(fields)}:
-            seconds = frame.get("seconds")
+        case {"kind": str(kind), "message": str(said), "fields": dict(fields)}:
+            message, seconds = printable(said, LONGEST), frame.get("seconds")
         case _:
             raise Broken("what it says is no error")
     if kind in ("NotThere", "Unsigned"):
@@ -162,14 +181,15 @@ def as_error(frame: Any) -> Exception:
 
 def _ours(kind: str, message: str, fields: Frame, seconds: int | None) -> AgentError:
     found = next((each for each in every_error() if each.__name__ == kind), None)
-    if found is None:
+    if found is None or not issubclass(found, OVER_THERE):
         raise Broken("what it says is no error")
+    told: Any = {name: printable(str(value), LONGEST) for name, value in fields.items()}
     try:
-        made = found(message, **fields)
+        made = found(message, **told)
     except (KeyError, TypeError) as e:
         raise Broken("what it says is no error") from e
     if isinstance(made, Later):
-        made.seconds = seconds
+        made.seconds = None if seconds is None else min(max(seconds, 0), WEEK)
     return made
 
 
