@@ -796,10 +796,13 @@ class TokenBusy(Later):
 
 
 class ClockImplausible(Later):
-    """The clock says a time that cannot be: a file or certificate here is newer."""
+    """The clock says a time that cannot be: a certificate here is newer, or a server says so."""
 
     code = "clock-implausible"
-    remedy = "Set the clock (timedatectl set-ntp true); it is tried again"
+    remedy = (
+        "Set the clock (timedatectl set-ntp true); if it is right, the clock of the server that "
+        "says it is later; it is tried again"
+    )
 
 
 class DiskFull(Later):

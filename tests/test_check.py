@@ -218,11 +218,12 @@ def test_a_host_name_that_iotedge_would_keep_for_ever_is_told_before_it_does(
     ("said", "code"),
     [
         ("LoadState=loaded\\nUnitFileState=enabled", "not-yet-provisioned"),
+        ("LoadState=loaded\\nUnitFileState=static", "not-yet-provisioned"),
         ("LoadState=loaded\\nUnitFileState=disabled", "unit-off"),
         ("LoadState=masked\\nUnitFileState=masked", "unit-off"),
         ("LoadState=not-found\\nUnitFileState=", "unit-off"),
     ],
-    ids=["enabled", "disabled", "masked", "not installed"],
+    ids=["enabled", "static", "disabled", "masked", "not installed"],
 )
 def test_a_unit_that_no_boot_starts_is_told_of_the_installed_program(
     make_device: MakeDevice, said: str, code: str

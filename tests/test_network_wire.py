@@ -5,9 +5,11 @@ import socket
 import pytest
 from requests.structures import CaseInsensitiveDict
 
+from agent.check import units as check
 from agent.errors import ServerBusy
 from agent.http import Reply
 from agent.network import frames, wire
+from tests.lab import units
 
 
 def test_a_captured_worker_writes_no_control_characters_and_sends_nobody_to_sleep_for_years() -> (
@@ -39,3 +41,7 @@ def test_a_server_may_name_its_headers_as_it_likes() -> None:
     with here, there:
         frames.Frames(here).send(wire.reply(given))
         assert wire.as_reply(frames.Frames(there).receive(10)) == given
+
+
+def test_the_doctor_looks_for_the_socket_without_which_a_first_boot_has_no_network() -> None:
+    assert {unit.name for unit in units.OURS.glob("tpm2cloud_*.socket")} <= set(check.UNITS)

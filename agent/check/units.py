@@ -8,7 +8,12 @@ from agent.errors import SystemctlFailed, UnitOff
 from agent.state import State
 
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
-UNITS = ("tpm2cloud-firstboot.service", "tpm2cloud.target", "tpm2cloud-health.timer")
+UNITS = (
+    "tpm2cloud-firstboot.service",
+    "tpm2cloud_network.socket",  # without which that has no network
+    "tpm2cloud.target",
+    "tpm2cloud-health.timer",
+)
 ENABLED = {"enabled", "enabled-runtime", "static", "generated", "alias", "indirect"}
 PATIENCE = 10.0  # seconds, for systemd to answer
 
