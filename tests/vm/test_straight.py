@@ -16,6 +16,7 @@ from tests.vm import journal, sandbox
 from tests.vm.first import (
     AFTER,
     AZIOT,
+    CHECK,
     CRITICAL_CHAIN,
     HEALTH,
     PROBE,
@@ -49,6 +50,14 @@ def test_it_ends_provisioned(watched: Watched) -> None:
     assert "This device is provisioned" in status.output
     [unit] = shown(watched.answers[0][STATE].output)
     assert (unit["ActiveState"], unit["NRestarts"]) == ("active", "0")
+
+
+def test_the_doctor_finds_nothing_wrong(watched: Watched) -> None:
+    """Systemd's own word for the units, and the servers, from a shell."""
+    done = watched.answers[0][CHECK]
+    assert done.status == 0, done.output
+    assert "Nothing is wrong with this device." in done.output
+    assert re.search(r"\nunits +fine +tpm2cloud-firstboot.service, .* are enabled", done.output)
 
 
 def test_the_cloud_knows_it_by_its_serial_number(watched: Watched, world: World) -> None:
