@@ -54,6 +54,11 @@ def test_only_root_can_ask_and_each_asks_a_process_of_its_own() -> None:
     assert SERVICE["Service.DynamicUser"] == ["yes"]
 
 
+def test_at_a_shutdown_telemetry_can_still_talk_to_its_hub() -> None:
+    """What starts earlier is stopped later (systemd.unit(5), Before=)."""
+    assert SERVICE["Unit.Before"] == ["tpm2cloud-telemetry.service"]
+
+
 def test_what_is_for_all_services_of_ours_is_not_for_that_one() -> None:
     """A drop-in of an administrator's, such as another TPM device, is neither: systemd.unit(5) cuts
     names at dashes."""
