@@ -34,6 +34,12 @@ def test_a_captured_worker_is_no_judge_of_the_tpm_the_disk_or_the_configuration(
         wire.as_error({"kind": kind, "message": "cannot go on", "fields": {"path": "/"}})
 
 
+@pytest.mark.parametrize("name", ["x\nMESSAGE=all is well\nx", "code", "remedy", "", "message"])
+def test_a_captured_worker_names_no_field_of_the_journal_that_is_not_for_it(name: str) -> None:
+    with pytest.raises(frames.Broken):
+        wire.as_error({"kind": "TimedOut", "message": "m", "fields": {"host": "h", name: "x"}})
+
+
 def test_a_server_may_name_its_headers_as_it_likes() -> None:
     """Also as frames name what is no text."""
     given = Reply(200, CaseInsensitiveDict({"bytes": "no Base64"}), b"body")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PosixPath
@@ -30,6 +31,8 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 # What who has nothing but a network can have to say; it is no judge of the TPM, or of a disk.
 OVER_THERE = (Later, Refused, ProxyUnusable, TrustUnreadable, TlsProvider, TlsCertificateUnusable)
 LONGEST = 4096  # characters of what it says in words
+FIELD = re.compile("[a-z_]{1,32}")  # each becomes a field of the journal
+OURS = {"code", "remedy", "step"}  # what we say there ourselves
 
 
 class Unsigned(Exception):
@@ -181,7 +184,8 @@ def as_error(frame: Any) -> Exception:
 
 def _ours(kind: str, message: str, fields: Frame, seconds: int | None) -> AgentError:
     found = next((each for each in every_error() if each.__name__ == kind), None)
-    if found is None or not issubclass(found, OVER_THERE):
+    named = all(FIELD.fullmatch(name) for name in fields) and not OURS & fields.keys()
+    if found is None or not issubclass(found, OVER_THERE) or not named:
         raise Broken("what it says is no error")
     told: Any = {name: printable(str(value), LONGEST) for name, value in fields.items()}
     try:
