@@ -2,14 +2,17 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from agent import events, journal, store
 from agent.errors import AgentError
 from agent.state import State, read_json, write_json
 
 log = logging.getLogger(__name__)
+TIME = re.compile(r"\d{4,}-\d\d-\d\d \d\d:\d\d")  # as our messages have it
 
 
 @contextlib.contextmanager
@@ -22,7 +25,7 @@ def remembered(state: State) -> Iterator[None]:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         told = {"step": e.step, "code": e.code, "message": str(e), "remedy": e.remedy}
         try:
-            if {**(read_json(state.failure) or {}), "at": None} != {**told, "at": None}:
+            if _timeless(read_json(state.failure) or {}) != _timeless(told):
                 write_json(state.failure, {**told, "at": at}, mode=0o644)
         except AgentError as unwritten:
             about = journal.about(events.FAILURE_NOT_KEPT, **unwritten.fields)
@@ -30,3 +33,9 @@ def remembered(state: State) -> Iterator[None]:
         raise
     if store.exists(state.failure):
         store.remove(state.failure)
+
+
+def _timeless(told: Mapping[str, Any]) -> dict[str, Any]:
+    """A wrong clock is told of with the time that it shows, every 30 seconds another: to keep each
+    would wear flash memory out."""
+    return {**told, "at": None, "message": TIME.sub("", str(told.get("message")))}
