@@ -85,7 +85,8 @@ class Times:
         if said and now + BEHIND < said and not brings:
             raise ClockImplausible(
                 f"cannot trust the clock: it says {now:%Y-%m-%d %H:%M}Z, and {host}, whose "
-                f"certificate is valid, says {date:%Y-%m-%d %H:%M}Z"
+                f"certificate is valid, says {date:%Y-%m-%d %H:%M}Z",
+                host=host,
             )
         if self._keep:
             self._heard(host, said, min(max(vouched.since, said or vouched.since), now))

@@ -1,7 +1,10 @@
 """Each device of a fleet asks DPS in its turn, and not again at once when DPS said no."""
 
+import os
 import random
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from agent.moment import Moment, moment
 from agent.state import State, read_json, write_json
 from agent.steps.turns import Asking, in_turn
 from agent.turn import Failure, Turn
+from tests.lab.clock import Clock
 from tests.lab.fleet import by_chance, fullest, serial_numbers
 
 WHO = "device-17"
@@ -382,3 +386,24 @@ def test_it_waits_if_it_is_worth_it_and_not_longer_than_half_of_what_it_has_been
     seconds: float | None, uptime: float, wait: float
 ) -> None:
     assert nap.length(seconds, uptime) == wait
+
+
+SET_WHILE_IT_WAITS = """
+import os, struct
+from agent import nap
+rests = []
+def rest(seconds):
+    rests.append(seconds)
+    if len(rests) == 2:
+        with open(os.environ["LAB_CLOCK"], "r+b", buffering=0) as clock:
+            clock.write(struct.pack("=qq", 86400, 0))
+nap.until_set(300, rest)
+print(len(rests))
+"""
+
+
+def test_it_goes_on_when_the_clock_is_set(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SET_WHILE_IT_WAITS]
+    lives = {**os.environ, **Clock(tmp_path).environment()}
+    done = subprocess.run(command, env=lives, capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
