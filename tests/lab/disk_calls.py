@@ -9,6 +9,7 @@ from tests.lab.disk import Disk
 
 CALL = re.compile(r"(\w+)\((.*)\) += (\d+)(<[^>]*>)?")
 TOKEN = re.compile(r'(AT_FDCWD|\d+)<([^>]*)>(\(deleted\))?|"([^"]*)"|([^,\s]+)')
+ONLY_LOOK, MAKES = {"openat", "lseek"}, {"O_CREAT", "O_TRUNC"}
 PROGRAMS = {"vfork", "kill"}  # from then on, others are at work, too
 KNOWN = {
     *("openat", "lseek", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "fchmod", "chmod"),
@@ -54,6 +55,11 @@ def parse(line: str) -> Call | None:
     return Call(name, fd, paths or [fd], data, rest, int(result))
 
 
+def flags(call: Call) -> set[str]:
+    """With which a file is opened."""
+    return {flag for each in call.rest if each.startswith("O_") for flag in each.split("|")}
+
+
 def _text(escaped: str) -> bytes:
     return bytes.fromhex(escaped.replace("\\x", ""))
 
@@ -85,7 +91,9 @@ class Calls:
     def paths(self, line: str) -> list[str]:
         """What it changes, if it changes anything on the disk."""
         call = parse(line)
-        return self._ours(call) if call else []
+        if call is None or (call.name in ONLY_LOOK and not MAKES & flags(call)):
+            return []
+        return self._ours(call)
 
     def _ours(self, call: Call) -> list[str]:
         return [path[len(self._top) + 1 :] for path in call.paths if self._is_ours(path)]
@@ -100,12 +108,11 @@ class Calls:
     # --- each gives False if nothing changed ---
 
     def _openat(self, call: Call, path: str) -> bool:
-        flags = next(each for each in call.rest if each.startswith("O_")).split("|")
         self._positions[str(call.result)] = 0
-        if "O_CREAT" in flags and self.disk.find(path) is None:
+        if "O_CREAT" in flags(call) and self.disk.find(path) is None:
             self.disk.make(path, self._mode(call))
             return True
-        if "O_TRUNC" not in flags:
+        if "O_TRUNC" not in flags(call):
             return False
         self.disk.file(path).truncate(0)
         return True

@@ -104,13 +104,14 @@ def again(name: str, stack: ExitStack, base: Path) -> Play:
 
 
 def moved(name: str, stack: ExitStack, base: Path) -> Play:
-    """The disk of a provisioned device is put into another board."""
+    """The disk of a provisioned device is put into another board. What was made with the TPM of
+    that one is removed file by file."""
     play = with_edge(Wish(), name, stack, base)
     with _off_in_the_end(play.device) as device:
         recover(device)
     shutil.rmtree(device.tpm)
     device.world.solder(Board(id="board-other"), device.tpm)
-    return play
+    return replace(play, in_order=False)
 
 
 @contextmanager

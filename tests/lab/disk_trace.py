@@ -88,6 +88,7 @@ class Recorder:
         self._others = others(device)
         tree, self._tpm, self._edge = self._whole()
         self._calls = Calls(_before(tree, renamed), str(device.directory))
+        self._calls.alone = self._edge is None  # else IoT Edge may be at work
         self._seen, self._points = set[int](), list[Point]()
         self._moment = 0
 
@@ -104,7 +105,11 @@ class Recorder:
             ) as run,
             self._pipe.open() as trace,
         ):
-            self._watch(run.pid, trace)
+            try:
+                self._watch(run.pid, trace)
+            except BaseException:
+                _end(run.pid)  # it would stand still for ever
+                raise
             said = run.communicate()[1]
         self._pipe.unlink()
         assert run.returncode in ends, said
@@ -118,8 +123,7 @@ class Recorder:
                 continue
             self._stopped(calls)
             calls.clear()
-            children = Path(f"/proc/{strace}/task/{strace}/children").read_text()
-            os.kill(int(children.split()[0]), signal.SIGCONT)
+            os.kill(_traced(strace), signal.SIGCONT)
 
     # --- while it stands still ---
 
@@ -134,7 +138,7 @@ class Recorder:
         for line in lines:
             if (did := self._calls.did(line)) and name != PAGES:
                 self._fails(f"after {did}")
-        assert disk.tree() == real, f"the disk is not as it should be after {lines}"
+        assert not (odd := _other(disk.tree(), real)), f"{odd} not as it should be after {name}"
 
     def _fails(self, when: str) -> None:
         """The power."""
@@ -166,6 +170,20 @@ class Recorder:
         was = self._calls.disk.tree()
         kept = {path: each for path, each in was.items() if path in ours}
         return {path: each for path, each in real.items() if path not in ours} | kept
+
+
+def _other(one: Tree, another: Tree) -> list[str]:
+    return [path for path in {**one, **another} if one.get(path) != another.get(path)]
+
+
+def _traced(strace: int) -> int:
+    """The process that it started."""
+    return int(Path(f"/proc/{strace}/task/{strace}/children").read_text().split()[0])
+
+
+def _end(strace: int) -> None:
+    for pid in (_traced(strace), strace):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _before(tree: Tree, renamed: str) -> Disk:

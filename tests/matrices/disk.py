@@ -22,7 +22,7 @@ was needed.
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,17 @@ class Outcome:
     passed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
+    @contextmanager
+    def told(self, stage: Stage, point: str, tell: Tell) -> Iterator[None]:
+        """Whatever goes wrong, with all others."""
+        try:
+            yield
+        except Exception as e:
+            why = "".join(traceback.format_exception(e)[-3:])
+            edge = crash.iotedge_said(stage.play.device.directory)[-500:]
+            self.failed.append(f"{self.act}: {point}: {why}\n{edge}")
+            tell(self.failed[-1])
+
     def row(self) -> str:
         kinds = [str(sum(map(is_of, self.tried))) for is_of in KINDS.values()]
         return f"| {self.act} | {' | '.join(kinds)} | {len(self.passed)} of {len(self.tried)} |"
@@ -71,7 +82,12 @@ def prove(base: Path, tell: Tell, only: str = "") -> Report:
             workers.submit(lambda *of: list(played(*of)), group, base / str(n), chosen, tell)
             for n, group in enumerate(groups)
         ]
-        found = [outcome for future in futures for outcome in future.result() if outcome.tried]
+        found = [
+            outcome
+            for future in futures
+            for outcome in future.result()
+            if outcome.tried or outcome.failed
+        ]
     head = [f"| Scene | Forgotten: {' | '.join(KINDS)} | Passed |", f"|---|{'---:|' * 4}"]
     counts = [Count(each.act, len(each.tried), len(each.passed)) for each in found]
     failed = [told for each in found for told in each.failed]
@@ -91,21 +107,14 @@ def played(acts: Sequence[Act], base: Path, choose: Choose, tell: Tell) -> Itera
 
 
 def _played(name: str, stage: Stage, choose: Choose, tell: Tell) -> Outcome:
-    points = choose(stage.record())
-    tell(f"{name}: {len(points)} points")
-    outcome = Outcome(name)
+    outcome, points = Outcome(name), list[Point]()
+    with outcome.told(stage, "the run that nobody disturbs", tell):
+        points += choose(stage.record())
+        tell(f"{name}: {len(points)} points")
     for point in points:
         outcome.tried.append(point.name)
-        try:
+        with outcome.told(stage, point.name, tell):
             stage.survives(point)
             outcome.passed.append(point.name)
-        except Exception as e:  # told with all others
-            why = "".join(traceback.format_exception(e)[-3:])
-            outcome.failed.append(f"{name}: {point.name}: {why}\n{_edge_said(stage)[-500:]}")
-            tell(outcome.failed[-1])
     tell(f"{name}: {len(outcome.passed)} of {len(points)} passed")
     return outcome
-
-
-def _edge_said(stage: Stage) -> str:
-    return crash.iotedge_said(stage.play.device.directory)
