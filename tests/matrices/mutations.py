@@ -17,6 +17,7 @@ from tests.matrices import Count, Report, Tell
 TITLE = "Faults planted in the agent"
 LEFT_OUT = shutil.ignore_patterns(".venv", ".lab", ".git", "__pycache__", ".*_cache")
 FAILED = 1  # of pytest: tests ran, and some failed
+LONGEST = 900  # seconds; a suite that does not end is noticed, too
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,11 @@ def _caught(copy: Path, mutation: Mutation, tell: Tell) -> str:
     path.write_text(sound.replace(mutation.old, mutation.new))
     try:
         done = _pytest(copy, _files(mutation))
+        by = _first_failed(done.stdout) if done.returncode == FAILED else ""
+    except subprocess.TimeoutExpired:
+        by = "its tests do not end"
     finally:
         path.write_text(sound)
-    by = _first_failed(done.stdout) if done.returncode == FAILED else ""
     tell(f"{mutation.name}: {by or 'NOT CAUGHT'}")
     return by
 
@@ -189,7 +192,9 @@ def _pytest(copy: Path, files: list[str]) -> subprocess.CompletedProcess[str]:
     """Until the first failure."""
     python = copy / ".venv" / "bin" / "python"
     command = [str(python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
-    return subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=copy, capture_output=True, text=True, check=False, timeout=LONGEST
+    )
 
 
 def _copy(to: Path) -> Path:
