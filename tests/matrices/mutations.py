@@ -54,11 +54,11 @@ MUTATIONS = [
         "store",
     ),
     Mutation(
-        "State files, with the PINs, may be read by everybody",
-        "state.py",
-        "*, mode: int = 0o600) -> None:\n    store.write(path, json",
-        "*, mode: int = 0o644) -> None:\n    store.write(path, json",
-        "secrets faults_matrix",
+        "What we write, the PINs among it, may be read by everybody",
+        "store.py",
+        "path: Path, data: bytes, *, mode: int = 0o600",
+        "path: Path, data: bytes, *, mode: int = 0o644",
+        "secrets",
     ),
     Mutation(
         "A certificate with another name is taken",
