@@ -13,6 +13,7 @@ between changes nothing but itself; only the last call of all has no next one, s
 process is a place, too.
 """
 
+import compileall
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from tpm2_pytss.constants import TPM2_CC
 
+import agent
 from tests.lab.device import Device
 
 FILES = """fsync fdatasync rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat
@@ -72,7 +74,9 @@ def places(
     device: Device, trace: Path, command: Sequence[str] = (), ends: Sequence[int] = (0,)
 ) -> list[Place]:
     """Run the agent (or `command`), whole; these are its effects, in order, and the moments after
-    those with which somebody else begins to work. `ends`: how it may end."""
+    those with which somebody else begins to work. `ends`: how it may end. What the agent is made of
+    is compiled before, or this run would open other files than the next ones."""
+    compileall.compile_dir(agent.__path__[0], quiet=2)
     run = device.run([*STRACE, str(trace), *(command or device.agent_command("provision"))])
     assert run.returncode in ends, run.stderr
     return list(_places(trace.read_text().splitlines(), str(device.directory)))
