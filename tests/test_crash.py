@@ -63,7 +63,7 @@ def test_killed_at_an_effect_the_first_boot_is_finished_by_the_next_run(
     boots: Sequence[FirstBoot], tell: Tell
 ) -> None:
     assert len(boots[0].places) > 120
-    killed = [Cut(place, False) for place in boots[0].places[::3]]
+    killed = [Cut(place, False) for place in boots[0].places[::5]]
     tell(f"first boot: {cuts.summary(cuts.survive(boots, killed))}")
 
 
@@ -73,7 +73,7 @@ def test_when_the_power_fails_the_first_boot_is_finished_after_the_next_start(
     """All that puts a file into its place, starts a program or has to do with one."""
     effects = boots[0].places
     edge = next(n for n, place in enumerate(effects) if place.call == "vfork")
-    places: list[At] = [*effects[1:edge:4], *effects[edge::2]]
+    places: list[At] = [*effects[1:edge:8], *effects[edge::3]]
     places += [Moment(n * 0.1) for n in range(1, 6)]
     tell(f"first boot: {cuts.summary(cuts.survive(boots, [Cut(at, True) for at in places]))}")
 

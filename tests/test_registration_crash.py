@@ -23,7 +23,7 @@ from tests.lab.registering import SCENES, Scene, Stage
 from tests.lab.world import World
 
 WORKERS = 4  # most of a run is waiting: for DPS, and for the hub
-EVERY = {"first-tpm": 20, "moved": 4, "rotated": 20, "first-x509": 24, "renewal": 20}
+EVERY = {"first-tpm": 40, "moved": 10, "rotated": 40, "first-x509": 48, "renewal": 40}
 LOGIN = [Moment(0.0), Moment(0.05)]
 
 
