@@ -130,8 +130,11 @@ def shown_cpu(watched: Watched) -> str:
 
 
 def test_the_second_boot_finds_everything_done(watched: Watched) -> None:
+    """But for an identity service that takes longer to start, on a busy machine, than a look at it
+    may: that is waited for, and nobody is asked."""
     second = Story.of(watched.journal(), 2)
-    assert [step.message for step in second.steps if not step.was_done] == []
+    not_done = [step.message for step in second.steps if not step.was_done]
+    assert [message for message in not_done if not message.startswith("registration ")] == []
     assert watched.asked[1] == watched.asked[0]
     assert watched.answers[1]["tpm2cloud status"].status == 0
 
