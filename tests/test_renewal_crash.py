@@ -28,7 +28,7 @@ class Stages:
 
     def survive(self, scene: Scene) -> str:
         found = rehearse(self._stages, scene)
-        places = sampled(own(found, self._common))[:: scene.every]
+        places = sampled(own(found, self._common))[:: 2 * scene.every]
         self._common = self._common or found
         some = [Cut(place, n % 3 == 0) for n, place in enumerate(places)]
         return f"{scene.name}: {cuts.summary(cuts.survive(self._stages, some))}"
