@@ -17,7 +17,7 @@ from tests.matrices import Count, Report, Tell
 TITLE = "Faults planted in the agent"
 LEFT_OUT = shutil.ignore_patterns(".venv", ".lab", ".git", "__pycache__", ".*_cache")
 FAILED = 1  # of pytest: tests ran, and some failed
-LONGEST = 900  # seconds; a suite that does not end is noticed, too
+LONGEST = 400  # seconds, for the tests of one fault; such as do not end have noticed, too
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _caught(copy: Path, mutation: Mutation, tell: Tell) -> str:
         raise ValueError(f"{mutation.name}: {mutation.file} is not as it was")
     path.write_text(sound.replace(mutation.old, mutation.new))
     try:
-        done = _pytest(copy, _files(mutation))
+        done = _pytest(copy, _files(mutation), LONGEST)
         by = _first_failed(done.stdout) if done.returncode == FAILED else ""
     except subprocess.TimeoutExpired:
         by = "its tests do not end"
@@ -188,12 +188,14 @@ def _first_failed(report: str) -> str:
     return f"`{lines[0][1].removeprefix('tests/').partition('[')[0]}`" if lines else ""
 
 
-def _pytest(copy: Path, files: list[str]) -> subprocess.CompletedProcess[str]:
+def _pytest(
+    copy: Path, files: list[str], seconds: float | None = None
+) -> subprocess.CompletedProcess[str]:
     """Until the first failure."""
     python = copy / ".venv" / "bin" / "python"
     command = [str(python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
     return subprocess.run(
-        command, cwd=copy, capture_output=True, text=True, check=False, timeout=LONGEST
+        command, cwd=copy, capture_output=True, text=True, check=False, timeout=seconds
     )
 
 
