@@ -39,7 +39,7 @@ class Clock:
 
     def _add(self, wall: timedelta, boot: timedelta) -> None:
         ahead = zip(self._ahead(), (wall, boot), strict=True)
-        new = LAYOUT.pack(*(int(was + by.total_seconds()) for was, by in ahead))
+        new = LAYOUT.pack(*(round(was + by.total_seconds()) for was, by in ahead))
         with self.file.open("r+b", buffering=0) as file:  # in place: readers have it mapped
             file.write(new)
 
