@@ -1,0 +1,50 @@
+"""What a verb works on: the state directory, and the TPM with the passwords that it has."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import config, credentials
+from agent.errors import NoPermission, SecretUnreadable
+from agent.state import State
+
+if TYPE_CHECKING:
+    from agent.tpm import Tpm
+
+log = logging.getLogger(__name__)
+DEVICE, FACTORY = ("owner", "endorsement"), ("owner", "endorsement", "platform")
+PASSWORD = 64  # bytes of a TPM2B_AUTH (TPM 2.0 Library, part 2, 10.4.2, 10.4.5)
+
+
+def state() -> State:
+    """systemd names the directory, or several (systemd.exec(5), StateDirectory=)."""
+    named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return State(Path(named) if named else config.VAR)
+
+
+@contextlib.contextmanager
+def tpm(
+    tcti: str, ledger: Path | None = None, hierarchies: Sequence[str] = DEVICE
+) -> Iterator["Tpm"]:
+    from agent.tpm import Tpm
+
+    with Tpm(tcti, auths(hierarchies), ledger) as chip:
+        yield chip
+
+
+def auths(hierarchies: Sequence[str]) -> dict[str, bytes]:
+    """The passwords of the TPM's hierarchies, as far as there are any."""
+    named = {name: credentials.optional(f"tpm-{name}-auth", PASSWORD) for name in hierarchies}
+    return {name: auth for name, auth in named.items() if auth is not None}
+
+
+def auths_if_permitted() -> dict[str, bytes]:
+    """For what anybody may ask of a TPM, as long as its hierarchies have no password."""
+    try:
+        return auths(DEVICE)
+    except (NoPermission, SecretUnreadable) as e:
+        log.warning("%s; going on without the passwords of the TPM", e)
+        return {}

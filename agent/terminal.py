@@ -1,0 +1,18 @@
+"""What a verb says to whoever asked."""
+
+import os
+import sys
+
+from agent.errors import DiskFull
+
+
+def say(text: str) -> None:
+    """What was asked for. A reader who has seen enough and is gone (`| head`) is no failure."""
+    try:
+        print(text, flush=True)
+    except OSError as e:
+        if not isinstance(e, BrokenPipeError):
+            raise DiskFull(f"cannot write the result: {e.strerror}", path="/dev/stdout") from e
+        # Nor at the end, when what is left in the buffer is written.
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device)
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
