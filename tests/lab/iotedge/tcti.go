@@ -2,20 +2,25 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
 )
+
+const patience = 30 * time.Second
 
 // wire is a TPM behind a socket that takes turns: one connection for one command.
 type wire struct{ network, address string }
 
 func (w wire) Send(command []byte) ([]byte, error) {
-	connection, err := net.Dial(w.network, w.address)
+	connection, err := w.dial()
 	if err != nil {
 		return nil, err
 	}
@@ -34,6 +39,18 @@ func (w wire) Send(command []byte) ([]byte, error) {
 	reply := append(head, make([]byte, size-10)...)
 	_, err = io.ReadFull(connection, reply[10:])
 	return reply, err
+}
+
+// dial waits where others stand in line already, as connect(2) does; Go's sockets never block.
+func (w wire) dial() (net.Conn, error) {
+	end := time.Now().Add(patience)
+	for {
+		connection, err := net.Dial(w.network, w.address)
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+			return connection, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // node is a character device: the kernel's resource manager knows its clients by their open files.
