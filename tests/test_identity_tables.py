@@ -16,6 +16,7 @@ from agent.deviceid import registration_ids
 from agent.errors import ExportInvalid
 from agent.identity_csv import merge, row, table
 from tests.conftest import MakeDevice
+from tests.lab import documented
 from tests.lab.device import AGENT
 from tests.lab.process import TOP
 from tests.test_identity import SAMPLE_EK, by_tools, from_file, told
@@ -102,10 +103,10 @@ def test_the_loop_of_the_documentation_enrols_each_device_of_a_table(
 
 
 def documented_loop() -> str:
-    """What an operator copies, indented as it stands there."""
-    text = (TOP / "docs/enrolment.md").read_text()
-    [block] = [block for block in text.split("\n\n") if "csv.DictReader" in block]
-    return block
+    """What an operator copies."""
+    every = documented.blocks(TOP / "docs/enrolment.md")
+    [block] = [block.text for block in every if "csv.DictReader" in block.text]
+    return block.partition("\n\n")[2]  # behind the table being made
 
 
 def test_the_certificates_of_a_table_are_der(make_device: MakeDevice) -> None:
