@@ -54,11 +54,14 @@ def described(cls: type, example: str) -> str:
 
 
 def subcommands(top: argparse.ArgumentParser) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
-    """Each verb with its one line of help and its parser."""
+    """Each verb with its one line of help and its parser; then those below it ("receipt show")."""
     for action in top._actions:
         if isinstance(action, argparse._SubParsersAction):
             for shown in action._choices_actions:
-                yield shown.dest, str(shown.help), action.choices[shown.dest]
+                verb = action.choices[shown.dest]
+                yield shown.dest, str(shown.help), verb
+                for name, short, below in subcommands(verb):
+                    yield f"{shown.dest} {name}", short, below
 
 
 def arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from agent import cli, config_factory, events, lint
 from agent.errors import every_error
 from agent.health import certd, judge, ladder, look
+from docs.manual import subcommands
 from tests.lab import journald, units
 from tests.test_shape import settings
 
@@ -59,26 +59,24 @@ def terms(manual: str, name: str) -> set[str]:
     return {word.strip(",") for line in lines for word in line.split()}
 
 
-def verbs() -> Iterator[tuple[str, str]]:
-    """Each verb with its own help."""
-    for verb in re.findall(r"add_parser\(\s*\"([\w-]+)\"", (TOP / "agent/cli.py").read_text()):
-        done = subprocess.run(
-            [str(TOP / ".venv/bin/tpm2cloud"), verb, "--help"],
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        yield verb, done.stdout
-
-
 def test_every_verb_and_option_is_in_the_manual_and_completed(made: Path, manual: str) -> None:
     completions = [path.read_text() for path in (made / "completions").glob("*/*")]
     assert len(completions) == 2
-    known = dict(verbs())
+    known = {name: verb.format_help() for name, _, verb in subcommands(cli.parser())}
     assert len(known) >= 5
     for verb, text in [*known.items(), ("", cli.parser().format_help())]:
         assert re.search(rf"^       tpm2cloud \[.*\] {verb}", manual, re.MULTILINE), verb
-        for option in set(re.findall(r"--[a-z][\w-]*", text)) - {"--help"}:
-            assert re.search(rf"^ +{option}\b", manual, re.MULTILINE), option
-            assert all(option in each and verb in each for each in completions), option
+        for name in (*verb.split(), *set(re.findall(r"--[a-z][\w-]*", text)) - {"--help"}):
+            assert all(name in each for each in completions), name
+            assert not name.startswith("-") or re.search(rf"^ +{name}\b", manual, re.M), name
+
+
+def test_every_verb_says_how_it_is_used() -> None:
+    """The installed command does, of each that there is."""
+    for verb, _, _ in subcommands(cli.parser()):
+        command = [str(TOP / ".venv/bin/tpm2cloud"), *verb.split(), "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.startswith(f"usage: tpm2cloud {verb} "), verb
 
 
 def test_every_failure_is_explained_in_the_manual_and_the_journal(
