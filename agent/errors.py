@@ -68,6 +68,26 @@ class SecretUnreadable(ConfigError):
     )
 
 
+class EscrowUnusable(ConfigError):
+    """The file that tpm.authorization.escrow names is no public key that can be encrypted to."""
+
+    code = "escrow-unusable"
+    remedy = (
+        "Put the owner's public key, or a certificate for it, PEM, into {path}: RSA of 2048 bits or "
+        "more, or EC on P-256, P-384 or P-521"
+    )
+
+
+class HostKeyMissing(ConfigError):
+    """systemd-creds cannot encrypt on this device: it is not there, or has no host key."""
+
+    code = "host-key-missing"
+    remedy = (
+        "Once on each device, not in the image: systemd-creds setup (the manual has a drop-in that "
+        "does it by itself); or tpm.authorization.keep = 'sealed'"
+    )
+
+
 class TrustUnreadable(ConfigError):
     """A file or directory of CA certificates cannot be read, or holds none."""
 
@@ -147,6 +167,30 @@ class ReregistersItself(ConfigError):
 
     code = "reregisters-itself"
     remedy = "Have IoT Edge ask DPS once more: iotedge system reprovision"
+
+
+class ResetUnconfirmed(ConfigError):
+    """Nobody has confirmed that this device is to be reset."""
+
+    code = "reset-unconfirmed"
+    remedy = "See what it would do: tpm2cloud reset --dry-run; then, without being asked: -y"
+
+
+class ResetUnderWay(ConfigError):
+    """A reset of this device was begun and did not come to its end."""
+
+    code = "reset-under-way"
+    remedy = "Finish it: tpm2cloud reset"
+
+
+class ResetWaits(ConfigError):
+    """This device was reset, and is not to be provisioned by itself for the owner it had."""
+
+    code = "reset-waits"
+    remedy = (
+        "Give it the configuration of its new owner (id scope or servers), then: systemctl restart "
+        "tpm2cloud-firstboot. If it is to be the same owner's again: tpm2cloud provision --again"
+    )
 
 
 class SubjectInvalid(ConfigError):
@@ -395,6 +439,57 @@ class TpmAuth(TpmError):
     remedy = (
         "The owner or endorsement hierarchy has a password: provide it, the right one, as the "
         "credential 'tpm-owner-auth' or 'tpm-endorsement-auth'"
+    )
+
+
+class PcrBankAbsent(TpmError):
+    """The TPM has no registers (PCRs) of the bank that a boot state is told by, or not these."""
+
+    code = "pcr-bank-absent"
+    remedy = (
+        "See which banks there are (tpm2_getcap pcrs); the firmware's set-up may switch on "
+        "{bank}, or name others: tpm2cloud boot-state --pcrs"
+    )
+
+
+class SealedToAnotherState(TpmError):
+    """The TPM's passwords are sealed to a state of this device that it is not in."""
+
+    code = "sealed-to-another-state"
+    remedy = (
+        "If the new state (firmware, boot settings) is meant: open the escrow with the owner's key, "
+        "put each password into /etc/credstore/ under its name there (chmod 0600), and: systemctl "
+        "restart tpm2cloud-firstboot seals them anew. If it is not meant: do not trust this device"
+    )
+
+
+class SealedToAnotherTpm(TpmError):
+    """The TPM's passwords are kept, but cannot be opened: another SRK, another host key, damage."""
+
+    code = "passwords-lost"
+    remedy = (
+        "Open the escrow with the owner's key, put each password into /etc/credstore/ under its "
+        "name there (chmod 0600), and: systemctl restart tpm2cloud-firstboot keeps them anew"
+    )
+
+
+class PasswordChanged(TpmError):
+    """A password of the TPM that this device had set and kept was changed by somebody else."""
+
+    code = "password-changed"
+    remedy = (
+        "Find out who did it. Then put the right one into /etc/credstore/tpm-{name}-auth (chmod "
+        "0600), and: systemctl restart tpm2cloud-firstboot keeps that one"
+    )
+
+
+class PasswordNotNeeded(TpmError):
+    """A credential has a password for a hierarchy of the TPM that has none and is to get one."""
+
+    code = "password-not-needed"
+    remedy = (
+        "The TPM was cleared, or the credential 'tpm-{name}-auth' is from another device: remove "
+        "it, and a random password is set; or set tpm.authorization.{name} = 'leave'"
     )
 
 
@@ -1074,6 +1169,20 @@ class AttestationFailed(NotProvisioned):
     )
 
 
+class ReceiptAbsent(Later):
+    """There is no receipt on this device: it is written when a provisioning is complete."""
+
+    code = "receipt-absent"
+    remedy = "See how far the provisioning is: tpm2cloud status"
+
+
+class ReceiptNotWritten(Later):
+    """What was done is done, but could not be written down in the receipt."""
+
+    code = "receipt-not-written"
+    remedy = "Look at what the message says; tpm2cloud-health tries again at each run"
+
+
 # --- 76: a server said no ------------------------------------------------------------------------
 
 
@@ -1481,6 +1590,40 @@ class KeyImportRefused(ChallengeInvalid):
     """The key that DPS sent is for this TPM, which does not take it: it was damaged on the way."""
 
     code = "dps-key-not-taken"
+
+
+class ReceiptInvalid(Refused):
+    """A receipt was changed since it was signed: a line of it, or its end, is not as it was."""
+
+    code = "receipt-invalid"
+    remedy = "Get it again from the device; what differs there, too, was changed there"
+
+
+class ReceiptUntrusted(Refused):
+    """A receipt holds together, but nobody who is trusted vouches for the key that signed it."""
+
+    code = "receipt-untrusted"
+    remedy = (
+        "Give the CA certificates of the maker of the device (signed by the IDevID), or of its TPM "
+        "(signed by an attestation key): tpm2cloud receipt verify FILE --trust PEM"
+    )
+
+
+class ReceiptUnproven(Refused):
+    """A receipt is signed by an attestation key, and nothing shows that it is in the TPM named."""
+
+    code = "receipt-unproven"
+    remedy = (
+        "Challenge the device, once: tpm2cloud receipt challenge FILE --trust PEM; docs/receipt.md "
+        "says how"
+    )
+
+
+class ReceiptOlder(Refused):
+    """A receipt is sound, but an older one than what is known of this device, or of another."""
+
+    code = "receipt-older"
+    remedy = "Get the present one from the device: tpm2cloud receipt export"
 
 
 # What a wrong clock makes of things that are in order. None of these counts as a try that failed:

@@ -18,7 +18,7 @@ from tpm2_pytss.types import TPM2B_DIGEST, TPML_DIGEST
 Hash = Callable[[bytes], Any]
 
 
-def _extended(hash_of: Hash, digest: bytes, code: int, *what: bytes) -> bytes:
+def extended(hash_of: Hash, digest: bytes, code: int, *what: bytes) -> bytes:
     return bytes(hash_of(digest + int(code).to_bytes(4, "big") + b"".join(what)).digest())
 
 
@@ -29,17 +29,17 @@ def _zeros(hash_of: Hash) -> bytes:
 def _secret(hash_of: Hash) -> bytes:
     """PolicySecret(TPM_RH_ENDORSEMENT), empty policyRef (TPM 2.0 Library, part 3, 23.4)."""
     name = int(TPM2_RH.ENDORSEMENT).to_bytes(4, "big")
-    once = _extended(hash_of, _zeros(hash_of), TPM2_CC.PolicySecret, name)
+    once = extended(hash_of, _zeros(hash_of), TPM2_CC.PolicySecret, name)
     return bytes(hash_of(once).digest())
 
 
 def _code(digest: bytes, code: int) -> bytes:
-    return _extended(sha256, digest, TPM2_CC.PolicyCommandCode, int(code).to_bytes(4, "big"))
+    return extended(sha256, digest, TPM2_CC.PolicyCommandCode, int(code).to_bytes(4, "big"))
 
 
 def either(hash_of: Hash, *branches: bytes) -> bytes:
     """PolicyOR starts afresh from zeros (TPM 2.0 Library, part 3, 23.6)."""
-    return _extended(hash_of, _zeros(hash_of), TPM2_CC.PolicyOR, *branches)
+    return extended(hash_of, _zeros(hash_of), TPM2_CC.PolicyOR, *branches)
 
 
 @dataclass(frozen=True)
