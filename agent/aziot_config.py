@@ -156,6 +156,13 @@ def render(existing: bytes, desired: Desired, path: Path) -> bytes:
     return f"{_HEAD}{', '.join(areas)}\n{edit(body, wanted, gone)}".encode()
 
 
+def released(existing: bytes, path: Path) -> bytes:
+    """The text of `path` without what we answer for. Raises AziotConfigInvalid if it is no TOML."""
+    before, body = _open(existing, path)
+    text = edit(body, {}, [key for key in (*_OURS, *_ALWAYS) if _area(key) in before])
+    return text.encode() if text.strip() else b""
+
+
 def secrets_in(existing: bytes) -> dict[str, str]:
     """The secrets a file holds already: EST 'password', TPM 'owner' and 'endorsement' auth."""
     try:
@@ -189,11 +196,11 @@ _ATTESTATION = ("provisioning", "attestation")
 _EST = ("cert_issuance", "est")
 _TPM_AUTH = ("tpm", "hierarchy_authorization")
 
-# First line of the file: what we answer for in it, and so may remove one day.
+# First line of the file: what we answer for in it, and so may remove.
 _HEAD = "# Kept up to date by tpm2cloud: "
 _AREAS = ("provisioning", "cert_issuance.est", "aziot_keys", "edge_ca", "tpm", ".".join(_TPM_AUTH))
 
-# What we set in one case or another, and what means the same: removed where it is not wanted.
+# What we set in one case or another, and what means the same: gone where it is not wanted.
 _OURS: tuple[Key, ...] = (
     ("provisioning", "connection_string"),
     ("provisioning", "iothub_hostname"),
@@ -214,6 +221,8 @@ _OURS: tuple[Key, ...] = (
     ("tpm", "tcti"),
     _TPM_AUTH,
 )
+_NAMED = ("source", "global_endpoint", "id_scope", "attestation")  # set in any case
+_ALWAYS: tuple[Key, ...] = tuple(("provisioning", name) for name in _NAMED)
 
 
 def _wanted(desired: Desired) -> Iterator[tuple[Key, Any]]:

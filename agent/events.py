@@ -56,6 +56,13 @@ STARTED_OVER = Event(
     "the keys and certificates of the old identity, tpm2cloud's and IoT Edge's, removed. The rest "
     "is as on a first boot. The setting device.moved says whether this may happen.",
 )
+RESET = Event(
+    "reset",
+    "This device was reset",
+    "Somebody has let it go, by 'tpm2cloud reset': @TPM2CLOUD_WHAT@. It has no identity of its "
+    "owner's any more, and is not provisioned by itself for the same one. What the owner has to "
+    "revoke is in reset.json in the state directory, and said by 'tpm2cloud reset --dry-run'.",
+)
 LDEVID_KEY_REPLACED = Event(
     "ldevid-key-replaced",
     "The LDevID key of an earlier installation was replaced",

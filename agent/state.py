@@ -125,9 +125,25 @@ class State:
         return self.directory / "turn.json"
 
     @property
+    def reset(self) -> Path:
+        """That this device is being reset, or was, and what is to be revoked therefore; gone when
+        it is provisioned for another owner."""
+        return self.directory / "reset.json"
+
+    @property
     def failure(self) -> Path:
         """Why the last run stopped; gone after one that did not."""
         return self.directory / "failure.json"
+
+    @property
+    def receipt(self) -> Path:
+        """What was done to this device, signed by its TPM; for everybody to read."""
+        return self.directory / "receipt.jsonl"
+
+    @property
+    def receipt_before(self) -> Path:
+        """The one before, where another had to be begun: another TPM, another IDevID, a damage."""
+        return self.directory / "receipt-before.jsonl"
 
     @property
     def loaded(self) -> Path:

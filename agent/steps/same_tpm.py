@@ -12,24 +12,15 @@ was made. A TPM that is not there, is locked or fails is an error of an earlier 
 import logging
 from hashlib import sha256
 
-from agent import aziot, journal, pkcs11, store
+from agent import journal
 from agent.config import Config
 from agent.errors import TpmChanged, TpmOfAnotherTcti
 from agent.events import STARTED_OVER
 from agent.state import State, read_json, write_json
-from agent.steps import Step, ek, ldevid_key, srk
+from agent.steps import Step, ek, forgetting, ldevid_key, srk
 from agent.tpm import Public, Tpm
 
 log = logging.getLogger(__name__)
-
-# What IoT Edge's services keep of an identity: certificates, keys in files, the names of the device
-# and its modules. `iotedge config apply` does not remove it, and with a certificate whose key is
-# lost aziot-identityd never starts again. (aziot-edged notices itself that it is another device.)
-LEFTOVERS: dict[str, tuple[str, ...]] = {
-    "certd/certs": (),
-    "keyd/keys": (),
-    "identityd": ("device_info", "prev_state", "modules"),
-}
 
 
 def same_tpm(tpm: Tpm, conf: Config, state: State) -> Step:
@@ -118,18 +109,7 @@ def _start_over(conf: Config, state: State, why: str) -> None:
     what = "what is on this disk is of no use any more"
     log.warning("starting over: %s, %s", what, why, extra=about)
     if conf.for_edge:
-        _stop_iotedge(conf)
-        for directory, names in LEFTOVERS.items():
-            store.empty(conf.aziot.state / directory, names)
-    pkcs11.remove(conf.pkcs11.store, conf.pkcs11.token)
-    for path in filter(store.exists, state.identity):
-        store.remove(path)
-
-
-def _stop_iotedge(conf: Config) -> None:
-    """Without the files that `iotedge config apply` made, its units do not start again either: when
-    somebody comes to one of their sockets, or at the next boot, should this one not come to its
-    end."""
-    for path in sorted(conf.aziot.directory.glob("*/config.d/00-super.toml")):
-        store.remove(path)
-    aziot.stop(conf.aziot.timeout.total_seconds())
+        forgetting.stop_iotedge(conf)
+        forgetting.leftovers(conf)
+    forgetting.token(conf)
+    forgetting.files(state)

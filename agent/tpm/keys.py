@@ -106,6 +106,16 @@ class Keys(Nv):
             raise HandleOccupied(
                 f"cannot give up the key at {handle:#x}: it is not ours", handle=hex(handle)
             )
+        self.give_up(handle, found.name)
+
+    def give_up(self, handle: int, name: bytes) -> None:
+        """The object of this name goes from its persistent handle; raises HandleOccupied, and
+        evicts nothing, if another one, or none, is there."""
+        found = self.public(handle)
+        if found is None or found.name != name:
+            raise HandleOccupied(
+                f"cannot give up the key at {handle:#x}: it is another one", handle=hex(handle)
+            )
         with speaking(f"give up the key at {handle:#x}"), self._at(handle) as key:
             self.esys.evict_control(ESYS_TR.OWNER, key, handle)
 
