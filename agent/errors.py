@@ -73,8 +73,8 @@ class EscrowUnusable(ConfigError):
 
     code = "escrow-unusable"
     remedy = (
-        "Put the owner's public key, or a certificate for it, PEM, into {path}: RSA of 2048 bits or "
-        "more, or EC on P-256, P-384 or P-521"
+        "Put the owner's public key, or a certificate for it, PEM, into {path}: RSA of 2048 bits "
+        "or more, or EC on P-256, P-384 or P-521"
     )
 
 
@@ -198,6 +198,26 @@ class SubjectInvalid(ConfigError):
 
     code = "subject-invalid"
     remedy = "Change [idevid.subject] in the factory's configuration"
+
+
+class ApprovalUnreadable(ConfigError):
+    """A file of the approvals of boot states cannot be read, or is not what its name says."""
+
+    code = "approval-unreadable"
+    remedy = (
+        "Put the file as the maker has released it into its place: {path} (*.json: what tpm2cloud "
+        "boot-state writes; *.sig: its signature; *.pem: the maker's public key)"
+    )
+
+
+class ApprovalsAbsent(ConfigError):
+    """The IDevID works in approved boot states alone, and there are no approvals on this device."""
+
+    code = "approvals-absent"
+    remedy = (
+        "Put the maker's public key (*.pem) and approvals (*.json, *.sig) into {path}, or name "
+        "another directory in idevid.approvals"
+    )
 
 
 class IssuerMissing(ConfigError):
@@ -457,9 +477,10 @@ class SealedToAnotherState(TpmError):
 
     code = "sealed-to-another-state"
     remedy = (
-        "If the new state (firmware, boot settings) is meant: open the escrow with the owner's key, "
-        "put each password into /etc/credstore/ under its name there (chmod 0600), and: systemctl "
-        "restart tpm2cloud-firstboot seals them anew. If it is not meant: do not trust this device"
+        "If the new state (firmware, boot settings) is meant: open the escrow with the owner's "
+        "key, put each password into /etc/credstore/ under its name there (chmod 0600), and: "
+        "systemctl restart tpm2cloud-firstboot seals them anew. If it is not meant: do not trust "
+        "this device"
     )
 
 
@@ -846,6 +867,37 @@ class IdevidUnfit(TpmError):
     remedy = (
         "Evidence is for an IDevID key that idevid.profile = 'tcg' made; see the key with: "
         "tpm2_readpublic -c {handle}"
+    )
+
+
+class BootStateUnapproved(TpmError):
+    """The IDevID works in approved boot states alone, and this is none of those."""
+
+    code = "boot-state-unapproved"
+    remedy = (
+        "If {pcrs} may have changed (firmware, boot settings): the maker of this device signs the "
+        "state that 'tpm2cloud boot-state' tells (docs/factory.md), and the approval goes into "
+        "{path}. If not: back to the approved firmware, and do not trust this one"
+    )
+
+
+class ApprovalForged(TpmError):
+    """The approval of this boot state has a signature that is not the maker's."""
+
+    code = "approval-forged"
+    remedy = (
+        "Put the approval as the maker has released it into place, signed by the key that this "
+        "board's IDevID was made for: {path}. If it was, do not trust this firmware"
+    )
+
+
+class PolicyKeyOther(TpmError):
+    """The approvals on this device are another maker's than the one the IDevID answers to."""
+
+    code = "policy-key-other"
+    remedy = (
+        "This is firmware of another maker, or for other boards: put the public key and approvals "
+        "of this board's maker into {path}"
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tpm2_pytss import TSS2_Exception
@@ -16,7 +17,7 @@ from tpm2_pytss.types import (
 )
 
 from agent.errors import HandleOccupied, TpmLockout
-from agent.tpm import policies, templates
+from agent.tpm import approved, approved_files, policies, templates
 from agent.tpm.chip import HIERARCHIES
 from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, RC_HANDLE_P1, speaking
 from agent.tpm.nv import Nv
@@ -26,7 +27,13 @@ log = logging.getLogger(__name__)
 
 
 class Keys(Nv):
-    """What is at a handle is a TPM handle (0x81......); what is in a slot, a Transient."""
+    """What is at a handle is a TPM handle (0x81......); what is in a slot, a Transient.
+
+    `approvals`: the directory of what allows keys to be used that work in approved boot states
+    alone (see approved_files).
+    """
+
+    approvals: Path | None = None
 
     def public(self, handle: int) -> Public | None:
         """What sits at a persistent handle, or None."""
@@ -216,16 +223,38 @@ class Keys(Nv):
     def _as_user(self, public: Public) -> Iterator[Any]:
         """What the USER role of a key asks for, once: its empty password; for one of TCG's that is
         protected against dictionary attacks, its policy, which is never counted as one. That asks
-        for the password of the endorsement hierarchy; without it, the key's own must do."""
+        for the password of the endorsement hierarchy; without it, the key's own must do. One without
+        password asks for an approval of this boot state."""
         session = ESYS_TR.PASSWORD
         with contextlib.ExitStack() as stack:
-            if public.counts_attacks and (policy := policies.KNOWN.get(public.policy)):
+            if public.needs_approval:
+                session = stack.enter_context(self._approved(public))
+            elif public.counts_attacks and (policy := policies.KNOWN.get(public.policy)):
                 try:
                     session = stack.enter_context(self._by_policy(policy))
                 except TSS2_Exception as e:
                     if e.rc not in RC_AUTH:
                         raise
                     log.debug("no endorsement password (%#x): the key's own", e.rc)
+            yield session
+
+    def approval(self, public: Public) -> approved.Approval:
+        """What allows the use of a key that `needs_approval`, now; nothing is used. Raises what
+        approved_files.approval does."""
+        if self.approvals is None:
+            raise RuntimeError("whoever opens the TPM for such a key says where its approvals are")
+        return approved_files.approval(self, public.policy, self.approvals)
+
+    @contextlib.contextmanager
+    def _approved(self, public: Public) -> Iterator[Any]:
+        """A session in which a key that `needs_approval` may be used, for one command."""
+        approval = self.approval(public)
+        loaded = approved.load(self.esys, approval.maker)
+        with self._flushed(loaded):
+            _, name, _ = self.esys.read_public(loaded)
+            ticket = approval.checked(self.esys, loaded)
+        with self._session(TPM2_SE.POLICY, ESYS_TR.NONE, TPM2_ALG.SHA256) as session:
+            approval.satisfy(self.esys, session, name, ticket)
             yield session
 
     @contextlib.contextmanager

@@ -68,6 +68,12 @@ class Public:
         return self._has(TPMA_OBJECT.ADMINWITHPOLICY)
 
     @property
+    def needs_approval(self) -> bool:
+        """A signing key without password, which works in approved boot states alone."""
+        by_policy = not self._has(TPMA_OBJECT.USERWITHAUTH) and self.policy not in policies.KNOWN
+        return self._has(TPMA_OBJECT.SIGN_ENCRYPT) and by_policy
+
+    @property
     def counts_attacks(self) -> bool:
         """Its password is protected against dictionary attacks: not usable in a lockout, and a
         power cut after its use counts as a wrong password (part 1, 19.8.6)."""

@@ -24,6 +24,9 @@ _DEVICE = (
     | A.ADMINWITHPOLICY
     | A.SIGN_ENCRYPT
 )
+# One that works in approved boot states alone: by its policy only. What asks for the ADMIN role (to
+# be certified, to activate a credential) is not its use, and goes by the empty password; noDA.
+_APPROVED = A.FIXEDTPM | A.FIXEDPARENT | A.SENSITIVEDATAORIGIN | A.NODA | A.SIGN_ENCRYPT
 _BOUND = A.FIXEDTPM | A.FIXEDPARENT | A.SENSITIVEDATAORIGIN | A.USERWITHAUTH | A.NODA
 
 
@@ -50,15 +53,17 @@ def signing(kind: KeyType) -> TPM2B_PUBLIC:
     return TPM2B_PUBLIC.parse(f"{kind}:null:null", objectAttributes=_BOUND | use, authPolicy=MARK)
 
 
-def idevid(kind: KeyType) -> TPM2B_PUBLIC:
+def idevid(kind: KeyType, policy: bytes | None = None) -> TPM2B_PUBLIC:
     """IDevID: TCG TPM 2.0 Keys for Device Identity and Attestation 1.0, 7.3.4, template H-1
     (RSA-2048) or H-2 (P-256), for a primary key of the endorsement hierarchy.
 
     Whoever makes it from the same seed gets the same key: nothing here is ours to change. So there
-    is no noDA, and the ECC key signs digests of SHA-256 only.
+    is no noDA, and the ECC key signs digests of SHA-256 only. With another `policy` (see approved)
+    it is another key, one that works by that alone; the rest of the template is the same.
     """
     scheme = "null" if kind == "rsa2048" else "ecdsa-sha256"
-    return _device_key(f"{kind}:{scheme}:null", _DEVICE, policies.IDEVID, b"IDEVID")
+    attributes = _DEVICE if policy is None else _APPROVED
+    return _device_key(f"{kind}:{scheme}:null", attributes, policy or policies.IDEVID, b"IDEVID")
 
 
 def iak(kind: KeyType) -> TPM2B_PUBLIC:
@@ -90,6 +95,12 @@ def sealed() -> TPM2B_PUBLIC:
     return TPM2B_PUBLIC.parse(
         "keyedhash", objectAttributes=A.FIXEDTPM | A.FIXEDPARENT | A.USERWITHAUTH | A.NODA
     )
+
+
+def sealed_to(policy: bytes) -> TPM2B_PUBLIC:
+    """Sealed data under a policy alone: its password opens nothing."""
+    attributes = A.FIXEDTPM | A.FIXEDPARENT | A.ADMINWITHPOLICY | A.NODA
+    return TPM2B_PUBLIC.parse("keyedhash", objectAttributes=attributes, authPolicy=policy)
 
 
 def like(blob: bytes, template: TPM2B_PUBLIC) -> bool:
