@@ -36,17 +36,22 @@ class Entry:
 
 
 class Enrolments:
-    """Groups of the CAs in `groups` (PEM files), and what the file `changes` says."""
+    """Groups of the CAs in `groups` (PEM files), and what the file `changes` says, among it
+    further groups: {"groups": {name: PEM}}."""
 
     def __init__(self, groups: list[str], changes: Path) -> None:
         loaded = {name: x509.load_pem_x509_certificates(Path(name).read_bytes()) for name in groups}
         self._groups = {ca: name for name, cas in loaded.items() for ca in cas}
         self._file, self._seen = changes, (0, 0)
         self._said: dict[str, dict[str, Any]] = {}
+        self._added: dict[x509.Certificate, str] = {}
 
     def follow(self) -> None:
         if self._file.exists() and (now := version(self._file)) != self._seen:
             self._said, self._seen = json.loads(self._file.read_text()), now
+            added = self._said.get("groups", {}).items()
+            load = x509.load_pem_x509_certificates
+            self._added = {ca: name for name, pem in added for ca in load(pem.encode())}
 
     def individual(self, registration_id: str) -> Entry | None:
         """That of this registration id, in any case of letters."""
@@ -81,7 +86,8 @@ class Enrolments:
         if entry is not None:
             check_thumbprint(leaf, entry)
             return entry
-        group = self._groups[chained(chain, list(self._groups))]
+        groups = self._groups | self._added
+        group = groups[chained(chain, list(groups))]
         enabled = group not in self._said.get("disabled groups", [])
         return Entry(registration_id, registration_id, enabled, self._moved(registration_id))
 

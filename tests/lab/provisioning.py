@@ -60,6 +60,11 @@ class Dps:
     def url(self) -> str:
         return f"https://localhost:{self.port}"
 
+    @property
+    def enrolments(self) -> Path:
+        """Where it looks for enrolments: {"individual": ..., "groups": {name: PEM of its CAs}}."""
+        return self._enrolments
+
     def behave(self, **behaviour: object) -> None:
         """From now on, all of it: see tests.lab.dps_behaviour.Behaviour; without arguments,
         well."""
