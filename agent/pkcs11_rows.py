@@ -248,7 +248,8 @@ def add(db: sqlite3.Connection, path: Path, new: NewToken) -> None:
 
 
 def remove(db: sqlite3.Connection, path: Path, label: str) -> None:
-    """The token of this name and all that is in it; it need not be there."""
+    """The token of this name and all that is in it, overwritten; it need not be there."""
+    db.execute("PRAGMA secure_delete = ON")  # else what is in the file's free pages stays
     if (found := token(db, path, label, None)) is None:
         return
     primary = db.execute("SELECT pid FROM tokens WHERE id = ?", found[:1]).fetchone()

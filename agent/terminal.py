@@ -16,3 +16,11 @@ def say(text: str) -> None:
         # Nor at the end, when what is left in the buffer is written.
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device)
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def asked(question: str) -> bool | None:
+    """Whether who is at the terminal says "yes", the whole word; None where nobody is."""
+    if not sys.stdin.isatty():
+        return None
+    print(f"{question} Type yes: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() == "yes"

@@ -90,6 +90,18 @@ def _unit(said: Mapping[str, str]) -> Unit:
     )
 
 
+def running(units: Sequence[str]) -> list[str]:
+    """Those of these units, named whole, that are installed and not down. Raises
+    SystemctlFailed."""
+    down = ("inactive", "failed")
+    return [each["Id"] for each in _show(units) if each.get("ActiveState") not in down]
+
+
+def stop(units: Sequence[str]) -> None:
+    """By their whole names. Raises SystemctlFailed."""
+    _systemctl("stop", *units)
+
+
 def restart(*units: str, secrets: Collection[str] = ()) -> None:
     """`secrets`: here and below, not to be quoted. Raises SystemctlFailed."""
     _systemctl("restart", *(f"{each}.service" for each in units), secrets=secrets)

@@ -66,7 +66,7 @@ def _came_to_nothing(state: State, confs: Sequence[Config], why: AgentError) -> 
 
 def _summary(report: Report) -> None:
     text = json.dumps(shown.as_json(report), indent=2).encode() + b"\n"
-    if failure := _written(_directory() / "health.json", text):
+    if failure := _written(summary_file(), text):
         log.warning("%s, ignoring", failure)
 
 
@@ -103,10 +103,11 @@ def _kept(state: State, known: Memory) -> None:
         log.warning("%s, ignoring: what was told now is told again", e)
 
 
-def _directory() -> Path:
-    """systemd names it, and makes it; for a person who runs us by hand it may be missing."""
+def summary_file() -> Path:
+    """systemd names its directory, and makes it; for a person who runs us by hand it may be
+    missing."""
     named = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    return Path(named) if named else RUN
+    return (Path(named) if named else RUN) / "health.json"
 
 
 def _written(path: Path, data: bytes) -> AgentError | None:

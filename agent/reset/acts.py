@@ -1,0 +1,196 @@
+"""What a reset does, in order: who might use the keys is stopped; the keys go, first of the TPM,
+then of the token, then what is kept of them in files; then certificates; then configurations; the
+state last. Each step looks first, and may be cut off anywhere.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from agent import aziot, aziot_config, pkcs11, store
+from agent.config import Config
+from agent.health import services, told
+from agent.reset.mark import Mark
+from agent.state import State
+from agent.steps import Step, forgetting, idevid, ldevid_key
+from agent.steps.aziot import file
+from agent.tpm import Tpm
+
+TELEMETRY = ("tpm2cloud-telemetry.socket", "tpm2cloud-telemetry.service")
+EDGE = tuple(f"aziot-{name}.service" for name in ("keyd", "certd", "identityd", "tpmd", "edged"))
+Paths = Callable[[], Iterable[Path]]  # what is there when it is asked
+NAMES = {ldevid_key.HANDLE: "ldevid-key", idevid.HANDLE: "idevid-key"}
+
+
+def steps(conf: Config, tpm: Tpm, state: State, mark: Mark) -> list[Step]:
+    """All but what comes last, `configuration`."""
+    return [*_keys(conf, tpm, state, mark), *_rest(conf, tpm, state, mark)]
+
+
+def _keys(conf: Config, tpm: Tpm, state: State, mark: Mark) -> Iterator[Step]:
+    yield _telemetry()
+    if conf.for_edge:
+        yield _iotedge(conf)
+    for handle, name in mark.keys.items():
+        yield _key(tpm, handle, name)
+    yield _token(conf)
+    yield _gone("wrapped-keys", lambda: [*_wrapped(state), *_edge(conf, forgetting.KEYS)])
+
+
+def _rest(conf: Config, tpm: Tpm, state: State, mark: Mark) -> Iterator[Step]:
+    for index, digest in mark.indices.items():
+        yield _index(tpm, index, digest)
+    burnt = [conf.idevid.certificate, state.idevid_issued] if mark.wishes.burn_idevid else []
+    kept = partial(_edge, conf, forgetting.CERTIFICATES)
+    yield _gone("certificates", lambda: [*_certificates(state), *burnt, *kept()])
+    if conf.for_edge:
+        yield _aziot_config(conf)
+    yield _gone("state", lambda: [*_state(conf, state), *_edge(conf, forgetting.NAMES)])
+
+
+def _edge(conf: Config, of: forgetting.Names) -> Iterable[Path]:
+    return forgetting.left(conf, of) if conf.for_edge else ()
+
+
+# --- who might use the keys ---
+
+
+def _telemetry() -> Step:
+    """It holds a line to the hub, and no lock of ours."""
+
+    def done() -> str | None:
+        return None if _running(TELEMETRY) else "nobody sends to the hub"
+
+    return Step("telemetry", done, lambda: services.stop(_running(TELEMETRY)))
+
+
+def _iotedge(conf: Config) -> Step:
+    """Without the files that `iotedge config apply` made, its units do not start again."""
+
+    def done() -> str | None:
+        return None if forgetting.applied(conf) or _running(EDGE) else "it is down, and stays so"
+
+    def apply() -> None:
+        for path in forgetting.applied(conf):
+            store.remove(path)
+        if _running(EDGE):
+            aziot.stop(conf.aziot.timeout.total_seconds())
+
+    return Step("iotedge", done, apply)
+
+
+def _running(units: Sequence[str]) -> list[str]:
+    """Where there is no systemd, nobody runs units."""
+    return services.running(units) if shutil.which("systemctl") else []
+
+
+# --- keys ---
+
+
+def _key(tpm: Tpm, handle: int, name: str) -> Step:
+    def done() -> str | None:
+        found = tpm.public(handle)
+        return f"not at {handle:#x}" if found is None or found.name.hex() != name else None
+
+    return Step(
+        NAMES.get(handle, "hub-key"), done, lambda: tpm.give_up(handle, bytes.fromhex(name))
+    )
+
+
+def _token(conf: Config) -> Step:
+    where, label = conf.pkcs11.store, conf.pkcs11.token
+
+    def done() -> str | None:
+        return None if pkcs11.look(where, label) else f"no '{label}' in {where}"
+
+    return Step("token", done, partial(forgetting.token, conf))
+
+
+def _wrapped(state: State) -> list[Path]:
+    """Keys that only this TPM can load, and the PINs."""
+    return [state.ldevid_key, state.other.ldevid_key, state.pins, state.assignment]
+
+
+# --- certificates, configurations, state ---
+
+
+def _index(tpm: Tpm, index: int, digest: str) -> Step:
+    def done() -> str | None:
+        data = tpm.nv_read(index)
+        there = data is not None and sha256(data).hexdigest() == digest
+        return None if there else f"not at NV {index:#x}"
+
+    return Step("idevid-cert", done, lambda: tpm.nv_undefine(index))
+
+
+def _certificates(state: State) -> list[Path]:
+    slots = (state, state.other)
+    of_slots = [p for s in slots for p in (s.ldevid_cert, s.ldevid_next, s.ldevid_issued)]
+    return [*of_slots, *_below(state.anchors)]
+
+
+def _below(directory: Path) -> list[Path]:
+    with store.permitted(directory):
+        return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def _aziot_config(conf: Config) -> Step:
+    """What IoT Edge's owner had in it besides stays: a copy of hers from before may hold an older
+    identity, and one of an edit between has ours."""
+    path = file(conf)
+    copies = [path.with_name(f"{path.name}.{end}") for end in ("before-tpm2cloud", "previous")]
+
+    def done() -> str | None:
+        existing = store.read(path)
+        clean = existing is None or aziot_config.released(existing, path) == existing
+        return f"nothing of ours in {path}" if clean and not _there(copies) else None
+
+    def apply() -> None:
+        existing = store.read(path)
+        if existing is not None and (rest := aziot_config.released(existing, path)) != existing:
+            store.write(path, rest) if rest else store.remove(path)
+        for copy in _there(copies):
+            store.remove(copy)
+
+    return Step("aziot-config", done, apply)
+
+
+def _state(conf: Config, state: State) -> list[Path]:
+    shown = [told.summary_file(), *filter(None, [conf.health.textfile])]
+    return [*state.identity, state.tpm, state.loaded_before_login, *shown]
+
+
+def _gone(name: str, paths: Paths) -> Step:
+    def done() -> str | None:
+        return None if _there(paths()) else "nothing is left"
+
+    def apply() -> None:
+        for path in _there(paths()):
+            remove(path)
+
+    return Step(name, done, apply)
+
+
+def remove(path: Path) -> None:
+    """A file, or a directory and all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        store.empty(path.parent, [path.name])
+    else:
+        store.remove(path)
+
+
+def _there(paths: Iterable[Path]) -> list[Path]:
+    found = []
+    for path in dict.fromkeys(paths):
+        with store.permitted(path):
+            found += [path] if os.path.lexists(path) else []
+    return found
+
+
+def configuration(mark: Mark) -> Step:
+    """Whom the device is provisioned for, and the passwords for that: from then on nobody knows
+    where anything is."""
+    return _gone("configuration", lambda: mark.files)

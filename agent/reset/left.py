@@ -1,0 +1,64 @@
+"""What stays after a reset: in the TPM, each by its name; and on the disk."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agent import config_files, credentials, ek
+from agent.config import Config
+from agent.reset.mark import Wishes
+from agent.state import State
+from agent.steps import idevid, ldevid_key, srk
+from agent.tpm import HUB_KEY, Tpm
+
+ENCRYPTED = (Path("/etc/credstore.encrypted"), Path("/run/credstore.encrypted"))
+SECRETS = ("est-password", "est-secret", "operational-password", "proxy-password")
+KEYS = {
+    srk.HANDLE: "SRK (storage root key), that other software may use, too",
+    idevid.HANDLE: "IDevID key, of the factory",
+    ldevid_key.HANDLE: "a key that tpm2cloud did not make, where the LDevID key would be",
+    HUB_KEY: "a key for an IoT hub, of another installation (--decommission removes it)",
+    **{kind.handle: f"endorsement key ({kind.template})" for kind in ek.KINDS},
+}
+INDICES = {
+    idevid.INDEX: "IDevID certificate, of the factory",
+    **{kind.index: f"certificate of the endorsement key ({kind.template})" for kind in ek.KINDS},
+    **dict.fromkeys(ek.CHAIN, "a CA certificate of the TPM's maker"),
+}
+OTHER = "not tpm2cloud's"
+
+
+def in_tpm(tpm: Tpm, gone: Iterable[int] = ()) -> dict[str, str]:
+    """By handle or NV index (hex), without those that go."""
+    handles = {at: KEYS.get(at, OTHER) for at in tpm.persistent()}
+    indices = {at: INDICES.get(at, OTHER) for at in tpm.nv_indices()}
+    gone = set(gone)
+    return {f"{at:#010x}": what for at, what in (handles | indices).items() if at not in gone}
+
+
+def on_disk(conf: Config, state: State, wishes: Wishes, files: Iterable[Path]) -> Iterator[str]:
+    """In words. `files`: of the configuration."""
+    if not wishes.configuration:
+        yield from (f"{path} (--configuration removes it)" for path in files)
+    if not wishes.burn_idevid and conf.idevid.certificate.exists():
+        yield f"{conf.idevid.certificate}: IDevID certificate, of the factory"
+    if state.reset.exists() or wishes:
+        yield f"{state.reset}: that it was reset, and what is to be revoked"
+    if conf.for_edge:
+        yield "the images and the data of IoT Edge's modules (the container engine's)"
+
+
+def configuration(path: Path, conf: Config) -> list[Path]:
+    """Files with the owner's settings and her passwords, as far as they are there. Her CA files
+    stay: there is nothing secret in them. The passwords of the TPM's hierarchies, too: they are
+    the TPM's."""
+    est, own = conf.ldevid and conf.ldevid.est, conf.operational
+    named = [
+        est and est.password_file,
+        est and est.secret_file,
+        own and own.password_file,
+        conf.proxy and conf.proxy.password_file,
+    ]
+    stores = [top / name for top in (*credentials.STORES, *ENCRYPTED) for name in SECRETS]
+    wanted = [*stores, *filter(None, named), *reversed(config_files.files(path))]
+    return [each for each in wanted if os.path.lexists(each)]
