@@ -32,6 +32,7 @@ from agent.errors import (
 )
 from agent.est_wire import CsrAttrs, csrattrs, sound, unwrapped, wrapped
 from agent.http import Https, Reply, host_of, printable, retry_after
+from agent.x509 import named
 
 PENDING = 600  # seconds to stay away after a 202 that does not say
 REDIRECTS = 3
@@ -211,8 +212,8 @@ class Est:
         try:
             with warnings.catch_warnings():  # some CAs write BER, which is read with a warning
                 warnings.simplefilter("ignore")
-                return pkcs7.load_der_pkcs7_certificates(der)
-        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
+                return named(pkcs7.load_der_pkcs7_certificates(der))
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
             raise self.garbled(doing, "not PKCS#7 with certificates") from e
 
     def _decoded(self, doing: str, reply: Reply, wanted: str) -> bytes:

@@ -23,6 +23,7 @@ from agent.errors import EstEkRefused, EstGarbled, EstNoTpmEnroll, ReplyTooLarge
 from agent.est import Est, Refusal
 from agent.est_wire import sound, unwrapped, wrapped
 from agent.http import Reply, host_of
+from agent.x509 import named
 
 BOUNDARY = "estTPMEnrollBoundary"  # as their own client's; no base64 holds it
 MIXED, OCTETS, PKCS7 = "multipart/mixed", "application/octet-stream", "application/pkcs7-mime"
@@ -75,10 +76,11 @@ class Locked:
         if len(key) != size:
             self._garbled(f"a key of {len(key)} bytes instead of {size} in the challenge")
         try:
-            return x509.load_der_x509_certificate(AESGCM(key).decrypt(gcm.nonce, found.text, None))
+            plain = AESGCM(key).decrypt(gcm.nonce, found.text, None)
+            return named([x509.load_der_x509_certificate(plain)])[0]
         except InvalidTag as e:
             self._garbled("it does not decrypt with the key in its challenge", e)
-        except (ValueError, x509.InvalidVersion) as e:
+        except (ValueError, TypeError, x509.InvalidVersion) as e:
             self._garbled("what it encrypts is no certificate", e)
 
     def _garbled(self, why: str, cause: Exception | None = None) -> NoReturn:

@@ -130,7 +130,7 @@ def _shown(chain: list[bytes], at: datetime.datetime | None = None) -> str:
         )
         c = next(late, certificates[0])
         names = f"'{c.subject.rfc4514_string()}' issued by '{c.issuer.rfc4514_string()}'"
-    except (ValueError, x509.InvalidVersion):
+    except (ValueError, TypeError, x509.InvalidVersion):
         return "a certificate that cannot be read"
     dates = f"{c.not_valid_before_utc:%Y-%m-%d %H:%M} to {c.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     return f"{''.join(x if x.isprintable() else '?' for x in names)[:200]}, valid {dates}"

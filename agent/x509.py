@@ -35,6 +35,7 @@ SUFFIXES = {".pem", ".crt", ".cer", ".der"}
 # Certificates are parsed bit by bit, as they are looked at: what a part that makes no sense raises.
 NONSENSE = (
     ValueError,
+    TypeError,  # a BIT STRING in a name, where no other attribute than x500UniqueIdentifier has one
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
@@ -56,9 +57,14 @@ def parse(data: bytes) -> list[Certificate]:
             found = x509.load_pem_x509_certificates(data)
         else:
             found = [x509.load_der_x509_certificate(data)]
-        _ = [(c.subject, c.issuer) for c in found]
-    except x509.InvalidVersion as e:  # the one thing wrong with one that is no ValueError
+        return named(found)
+    except (TypeError, x509.InvalidVersion) as e:  # all else that is wrong is a ValueError
         raise ValueError(str(e)) from e
+
+
+def named(found: list[Certificate]) -> list[Certificate]:
+    """These, if their names can be read. Raises ValueError, TypeError."""
+    _ = [(c.subject, c.issuer) for c in found]
     return found
 
 
