@@ -200,6 +200,15 @@ class SubjectInvalid(ConfigError):
     remedy = "Change [idevid.subject] in the factory's configuration"
 
 
+class BootStateInvalid(ConfigError):
+    """What should be told as a boot state is none: a file, or the registers that are asked for."""
+
+    code = "boot-state-invalid"
+    remedy = (
+        "Registers are named like --pcrs sha256:0,2,7; a file is as 'tpm2cloud boot-state' writes it"
+    )
+
+
 class ApprovalUnreadable(ConfigError):
     """A file of the approvals of boot states cannot be read, or is not what its name says."""
 
@@ -393,6 +402,20 @@ class ExportInvalid(ConfigError):
 
     code = "export-invalid"
     remedy = "Export these devices anew (tpm2cloud identity --json), or leave the files out"
+
+
+class ReceiptUnchallenged(ConfigError):
+    """A receipt that the IDevID has signed needs no challenge: a certificate vouches for its key."""
+
+    code = "receipt-needs-no-challenge"
+    remedy = "Verify it: tpm2cloud receipt verify FILE --trust PEM"
+
+
+class ReceiptNamesEk(ConfigError):
+    """A receipt tells which EK the TPM has in what is signed, too, and so cannot withhold it."""
+
+    code = "receipt-names-ek"
+    remedy = "There is no copy of it without; give the device another id than one made of the EK"
 
 
 # --- 77 ------------------------------------------------------------------------------------------
@@ -1676,6 +1699,116 @@ class ReceiptOlder(Refused):
 
     code = "receipt-older"
     remedy = "Get the present one from the device: tpm2cloud receipt export"
+
+
+# --- the operator's side: tpm2cloud-operator, on a workstation ------------------------------------
+
+
+class OperatorConfigError(ConfigError):
+    """The operator's configuration cannot be used; the message lists every problem found in it."""
+
+    code = "operator-config-invalid"
+    remedy = "Edit the file that --config names (operator.toml); docs/operator.md says how"
+
+
+class OperatorSoftware(ConfigError):
+    """Azure's packages for Python, which the operator's tool works with, are not installed."""
+
+    code = "operator-software"
+    remedy = "Install them: pip install 'tpm2cloud[operator]'"
+
+
+class DestroyUnconfirmed(ConfigError):
+    """Nobody has confirmed that what was deployed in Azure is to be removed."""
+
+    code = "destroy-unconfirmed"
+    remedy = "Answer yes on a terminal; or, without being asked: tpm2cloud-operator destroy -y"
+
+
+class AzureDiffers(ConfigError):
+    """What is in Azure under a configured name is not ours, or cannot be made what it should be."""
+
+    code = "azure-differs"
+    remedy = (
+        "Choose another name or place in operator.toml; or, if it is to be ours, give it the tag: "
+        "az tag update --operation merge --tags tpm2cloud=GROUP --resource-id ID"
+    )
+
+
+class AzureLogin(Refused):
+    """Azure does not know who we are: nobody is logged in, or the login has run out."""
+
+    code = "azure-login"
+    remedy = "Log in: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a credential"
+
+
+class AzureForbidden(Refused):
+    """Azure knows who we are, and does not permit it."""
+
+    code = "azure-forbidden"
+    remedy = (
+        "Have the role Contributor given on the resource group; for dps.login = 'entra' also "
+        "'Device Provisioning Service Data Contributor' on the provisioning service"
+    )
+
+
+class AzureNameTaken(Refused):
+    """Somebody else in the world has a hub or a provisioning service of this name."""
+
+    code = "azure-name-taken"
+    remedy = "Choose another name in operator.toml"
+
+
+class AzureRefused(Refused):
+    """Azure refuses, for a reason that its own words say."""
+
+    code = "azure-refused"
+    remedy = "See the activity log of the resource group in the Azure portal"
+
+
+class AzureFailed(Refused):
+    """Azure began the work, and says that it failed."""
+
+    code = "azure-failed"
+    remedy = "See the activity log of the resource group, then once more: tpm2cloud-operator deploy"
+
+
+class AzureGarbled(Refused):
+    """An answer of Azure's makes no sense."""
+
+    code = "azure-garbled"
+    remedy = "Try again; if it stays, see whether something in between answers in Azure's place"
+
+
+class AzureCaUnverified(Refused):
+    """DPS has a certificate of the operational CA, but does not count it as verified."""
+
+    code = "azure-ca-unverified"
+    remedy = (
+        "Prove that the CA's key is yours: az iot dps certificate generate-verification-code, have "
+        "the CA sign it, and az iot dps certificate verify"
+    )
+
+
+class OperationalCaUnusable(Refused):
+    """What EST gives as the operational CA cannot be enrolled in DPS."""
+
+    code = "operational-ca-unusable"
+    remedy = "See what the server gives as /cacerts, and whether est.url is that of the right CA"
+
+
+class AzureBusy(Later):
+    """Azure is busy or has trouble, and stays so, though it was tried again."""
+
+    code = "azure-busy"
+    remedy = "Run it again later: it goes on where it was"
+
+
+class AzureUnreachable(Later):
+    """Azure cannot be reached, or the connection was lost."""
+
+    code = "azure-unreachable"
+    remedy = "See that the way is free (proxy, DNS, cloud.trust), then run it again: it goes on"
 
 
 # What a wrong clock makes of things that are in order. None of these counts as a try that failed:

@@ -5,7 +5,7 @@ from agent.tpm.endorsement import make_credential
 from agent.tpm.imported import HUB_KEY, Challenge, is_hub_key
 from agent.tpm.inventory import Budget
 from agent.tpm.nv import NvPublic
-from agent.tpm.objects import Attestor, Public, Transient
+from agent.tpm.objects import Attestor, Public, Transient, unmarshalled
 from agent.tpm.provider import TlsKey
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "Transient",
     "is_hub_key",
     "make_credential",
+    "unmarshalled",
 ]

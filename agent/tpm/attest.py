@@ -1,11 +1,13 @@
 """What the TPM itself says about keys in it, signed by a restricted key of its own."""
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from tpm2_pytss.constants import TPM2_ALG, TPM2_CC
 from tpm2_pytss.types import TPMT_SIG_SCHEME, TPMT_TK_CREATION
 
 from agent.tpm.endorsement import Endorsement
 from agent.tpm.esys import speaking
 from agent.tpm.objects import Attestor, Transient
+from agent.tpm.pcr import Selection
 
 
 class Attestation(Endorsement):
@@ -41,6 +43,23 @@ class Attestation(Endorsement):
                 session1=user,
             )
         return bytes(said), bytes(signature.marshal())
+
+    def quote(self, key: int | Transient, nonce: bytes, pcrs: Selection) -> tuple[bytes, bytes]:
+        """The TPM's word for what is in its PCRs, its clock and `nonce` (at most 64 bytes):
+        TPMS_ATTEST and a signature with SHA-256, ECDSA in DER, or RSASSA, by a key that signs.
+
+        Of `pcrs` those that the TPM has not are left out, and the answer says which are in it.
+        """
+        with (
+            speaking("quote the PCRs"),
+            self._using(key) as (by, public),
+            self._as_user(public) as user,
+        ):
+            ecc = isinstance(public.key, EllipticCurvePublicKey)
+            scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA if ecc else TPM2_ALG.RSASSA)
+            scheme.details.any.hashAlg = TPM2_ALG.SHA256
+            said, signature = self.esys.quote(by, pcrs.list, nonce, in_scheme=scheme, session1=user)
+        return bytes(said), bytes(signature)
 
     def qualified_name(self, handle: int | Transient) -> bytes:
         """H(qualified name of the parent || name): it tells below which keys one sits, up to the

@@ -4,9 +4,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from tpm2_pytss import TSS2_Exception
 from tpm2_pytss.constants import TPM2_ALG, TPMA_OBJECT
 from tpm2_pytss.types import TPM2B_PUBLIC
 
@@ -146,3 +148,15 @@ def parse(area: TPM2B_PUBLIC) -> Public:
         raise TypeError(f"a TPM key of an unexpected kind: {type(key)}")
     attributes, policy = int(public.objectAttributes), bytes(public.authPolicy)
     return Public(bytes(area.marshal()), attributes, policy, key)
+
+
+def unmarshalled(blob: bytes) -> Public:
+    """What others say is an object: a TPM2B_PUBLIC, and nothing behind it. Raises ValueError."""
+    try:
+        area, size = TPM2B_PUBLIC.unmarshal(blob)
+        found = parse(area)
+    except (TSS2_Exception, TypeError, UnsupportedAlgorithm) as e:
+        raise ValueError(f"it is no public area: {e}") from e
+    if size != len(blob) or found.blob != blob:
+        raise ValueError("it is no public area as a TPM writes it")
+    return found
