@@ -20,6 +20,9 @@ NEVER = "never"  # instead of a percentage: it is not renewed
 API_VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(-preview)?")
 TOKEN_LEAST = timedelta(seconds=121)  # azure-iot-device wants a new one 120 s before the end
 TOKEN_MOST = timedelta(days=365)
+HIERARCHIES = ("owner", "endorsement", "lockout")
+PCR = "(?:1?[0-9]|2[0-3])"
+PCRS = re.compile(f"sha(?:1|256|384|512):{PCR}(?:,{PCR})*")
 LATEST = 0.95  # of a lifetime: what is left is for trying again
 
 
@@ -65,8 +68,35 @@ class Chip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Authorization:
+    """What passwords the TPM's hierarchies get, and where they are kept."""
+
+    owner: Literal["leave", "random"] = "leave"
+    endorsement: Literal["leave", "random"] = "leave"
+    lockout: Literal["leave", "random"] = "leave"
+    keep: Literal["sealed", "credential"] = "sealed"
+    pcrs: str = "sha256:7"
+    escrow: Path | None = None
+
+    @property
+    def random(self) -> tuple[str, ...]:
+        """The hierarchies that get one."""
+        return tuple(name for name in HIERARCHIES if getattr(self, name) == "random")
+
+    def problems(self) -> Problems:
+        if self.random and self.escrow is None:
+            yield "escrow", f"required, for {self.random[0]} = 'random': without it all may be lost"
+        if self.keep == "credential" and self.pcrs != Authorization.pcrs:
+            yield "pcrs", "has no meaning with keep = 'credential'"
+        registers = self.pcrs.partition(":")[2].split(",")
+        if not PCRS.fullmatch(self.pcrs) or len(set(registers)) < len(registers):
+            yield "pcrs", f"must be like 'sha256:0,2,7', registers 0 to 23, not {self.pcrs!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tpm(Chip):
     key: Literal["ecc256", "rsa2048"] = "ecc256"
+    authorization: Authorization = field(default_factory=Authorization)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +104,7 @@ class Idevid:
     require: bool = True
     trust: Path = ETC / "idevid-ca.pem"
     certificate: Path = VAR / "idevid.pem"
+    approvals: Path = ETC / "boot-states.d"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +219,18 @@ class Health:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What is written down of what was done, signed by the TPM (agent/receipt)."""
+
+    ek: bool = True
+    pcrs: str = "sha256:0,1,2,3,4,5,6,7"
+
+    def problems(self) -> Problems:
+        if not PCRS.fullmatch(self.pcrs):
+            yield "pcrs", f"must be like 'sha256:0,2,7', registers 0 to 23, not {self.pcrs!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dps:
     id_scope: str
     endpoint: str = "https://global.azure-devices-provisioning.net"
@@ -260,6 +303,7 @@ class Config:
     edge_ca: EdgeCa | None = None
     aziot: Aziot = field(default_factory=Aziot)
     health: Health = field(default_factory=Health)
+    receipt: Receipt = field(default_factory=Receipt)
     hub: Hub | None = None
     proxy: Proxy | None = None
 

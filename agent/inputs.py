@@ -37,6 +37,8 @@ def check(config: Config) -> None:
 def _looks(config: Config) -> Iterator[Callable[[], object]]:
     for path in trust_files(config):
         yield partial(x509.anchors, path)
+    if (to := config.tpm.authorization.escrow) is not None:
+        yield partial(_escrow, to)
     if config.ldevid and (est := config.ldevid.est) and est.auth != "mtls":
         yield partial(est_secret, est)
     if not config.for_edge:
@@ -48,6 +50,12 @@ def _looks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(_shared, operational.trust)
         if operational.auth == "basic":
             yield partial(operational_password, operational)
+
+
+def _escrow(path: Path) -> None:
+    from agent.authorization import escrow  # few have one
+
+    escrow.recipient(path)
 
 
 def alone(config: Config) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,30 @@ def state() -> State:
 
 @contextlib.contextmanager
 def tpm(
-    tcti: str, ledger: Path | None = None, hierarchies: Sequence[str] = DEVICE
+    tcti: str,
+    ledger: Path | None = None,
+    hierarchies: Sequence[str] = DEVICE,
+    *,
+    given: Mapping[str, bytes] | None = None,
+    approvals: Path | None = None,
 ) -> Iterator["Tpm"]:
+    """`given`: the passwords that we were told, if they have been read already. Those that this
+    device has made and kept are used, too. `approvals`: see Keys.approvals."""
     from agent.tpm import Tpm
 
-    with Tpm(tcti, auths(hierarchies), ledger) as chip:
+    told = auths(hierarchies) if given is None else given
+    with Tpm(tcti, told, ledger, partial(kept, state(), told)) as chip:
+        chip.approvals = approvals
         yield chip
+
+
+def kept(of: State, given: Mapping[str, bytes], chip: "Tpm") -> dict[str, bytes]:
+    """The passwords that this device has made itself, but for those that are given."""
+    if not (of.directory / "authorization").exists():  # most devices
+        return {}
+    from agent.authorization.kept import Kept
+
+    return Kept(chip, of).passwords(given)
 
 
 def auths(hierarchies: Sequence[str]) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from agent import inputs, journal
 from agent.config import Config
 from agent.state import State
 from agent.steps import Step, azure, preflight, shown
+from agent.steps.authorization import authorization
 from agent.steps.completing import at, complete, converge
 from agent.steps.ek import ek, trust
 from agent.steps.enrol import load
@@ -41,6 +42,7 @@ def plan(config: Config, tpm: Tpm, state: State, *, anew: bool = False) -> list[
 def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Iterator[Step]:
     if config.dps.attestation == "tpm":
         yield from shown.shown(config, tpm, state)
+        yield from _passwords(config, tpm, state, who)
         if config.for_edge:
             yield tpmd(config, tpm)
         return
@@ -48,11 +50,17 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
     yield idevid(tpm, config.idevid)
     yield srk(tpm, config.tpm.key)
     yield same_tpm(tpm, config, state)
+    yield from _passwords(config, tpm, state, who)
     if config.ldevid is not None:
         ours = Token(config, state)
         yield ldevid_key(tpm, state, config.tpm.key, ours.recover, load)
         yield token(tpm, ours, state)
         yield ldevid_cert(Ldevid(tpm, config, state, who))
+
+
+def _passwords(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Iterator[Step]:
+    if config.tpm.authorization.random:
+        yield authorization(tpm, config.tpm.authorization, state, who)
 
 
 def run(steps: Sequence[Step]) -> None:

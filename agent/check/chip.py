@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
 
-from agent import credentials
 from agent.check.probe import Probe
 from agent.config import Config
 from agent.ek import DPS_EK
@@ -89,9 +88,11 @@ def _too_little(budget: Budget, keys: int) -> str | None:
 def _passwords(tpm: Tpm, missing: frozenset[int]) -> str:
     """Where keys are all in their places, none is needed; for a hierarchy a wrong one is never
     counted."""
+    if tpm.withheld:
+        raise tpm.withheld
     needed = [name for name in NEEDED if _needs(name, missing)]
     for name in needed:
-        if not tpm.opened_by(name, credentials.optional(f"tpm-{name}-auth") or b""):
+        if not tpm.opened_by(name, tpm.auths.get(name, b"")):
             what = f"cannot use the {name} hierarchy of the TPM"
             raise TpmAuth(f"{what}: its password is missing, or another one")
     return f"as they should be: {', '.join(needed)}" if needed else "none is needed now"

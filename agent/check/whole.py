@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 
-from agent import config, config_files
+from agent import config, config_files, opened
 from agent.check import run
 from agent.check.probe import Probe
 from agent.config import Config
 from agent.state import State
 from agent.steps import preflight
-from agent.tpm import Tpm
 
 Auths = Callable[[], dict[str, bytes]]
 
@@ -29,7 +28,7 @@ def _probes(file: Path, state: State, auths: Auths) -> Iterator[Probe]:
     given: dict[str, bytes] = {}
     yield Probe("credentials", partial(_read, auths, given))
     conf = loaded[0]
-    with Tpm(conf.tpm.tcti, given) as tpm:
+    with opened.tpm(conf.tpm.tcti, given=given, approvals=conf.idevid.approvals) as tpm:
         yield from run.probes(conf, tpm, state, cache(partial(preflight.who, conf, tpm)))
 
 

@@ -205,8 +205,8 @@ class Tending:
             return self._unregistered()
         if not (state.ldevid_slot.exists() or (state.anchors / "operational.json").exists()):
             return False
-        conf, who = self.device.conf, self.device.who
-        written = aziot.configuration(conf, state, who).done() is not None
+        conf, who, tpm = self.device.conf, self.device.who, self.device.tpm
+        written = aziot.configuration(conf, tpm, state, who).done() is not None
         return not (written and is_applied(conf, state))
 
     def _unregistered(self) -> bool:

@@ -10,16 +10,17 @@ from agent.errors import IotedgeMissing, ModuleMissing, SecretUnreadable
 from agent.state import State
 from agent.steps import Step
 from agent.steps.token import Token
+from agent.tpm import Tpm
 
 Who = Callable[[], str]
 Secrets = Mapping[str, str]  # by what they are: 'password', 'owner', 'endorsement'
 
 
-def configuration(conf: Config, state: State, who: Who) -> Step:
+def configuration(conf: Config, tpm: Tpm, state: State, who: Who) -> Step:
     def done() -> str | None:
         path = file(conf)
         existing = store.read(path)
-        wanted = desired(conf, state, who(), existing)
+        wanted = desired(conf, state, who(), existing, tpm)
         if existing is None or wanted is None or path.stat().st_mode & 0o077:
             return None
         if not _anchors_settled(conf, state):
@@ -32,7 +33,7 @@ def configuration(conf: Config, state: State, who: Who) -> Step:
         if not path.parent.is_dir():
             raise IotedgeMissing(f"cannot configure IoT Edge: there is no '{path.parent}'")
         existing = store.read(path) or b""
-        wanted = desired(conf, state, who())
+        wanted = desired(conf, state, who(), tpm=tpm)
         if wanted is None:
             raise RuntimeError("the token is made before it is configured")
         _settle_anchors(conf, state)
@@ -72,31 +73,39 @@ def file(conf: Config) -> Path:
 
 
 def desired(
-    conf: Config, state: State, who: str, existing: bytes | None = None
+    conf: Config,
+    state: State,
+    who: str,
+    existing: bytes | None = None,
+    tpm: Tpm | None = None,
 ) -> aziot_config.Desired | None:
-    """None while the token is not there yet.
+    """None while the token is not there yet. `tpm`: it knows the passwords that this device has
+    made.
 
     Credentials are the unit's alone: for a person who asks where the device is, the secrets that
     are in the `existing` file already stand for those she cannot read.
     """
     if conf.dps.attestation == "tpm":
-        return _by_ek(conf, who, existing)
+        return _by_ek(conf, who, existing, tpm)
     known = aziot_config.secrets_in(existing) if existing else {}
     return _by_certificate(conf, state, who, known)
 
 
-def hierarchy_auths(existing: bytes | None) -> dict[str, bytes]:
+def hierarchy_auths(existing: bytes | None, tpm: Tpm | None) -> dict[str, bytes]:
     """The passwords of the TPM's hierarchies that IoT Edge is told, by 'owner' and 'endorsement';
-    empty if there is none. `existing`: as for `desired`."""
+    empty if there is none. `existing`, `tpm`: as for `desired`."""
     known = aziot_config.secrets_in(existing) if existing else {}
+    kept = tpm.auths if tpm else {}
     return {
-        name: credentials.optional(f"tpm-{name}-auth") or known.get(name, "").encode()
+        name: credentials.optional(f"tpm-{name}-auth")
+        or kept.get(name)
+        or known.get(name, "").encode()
         for name in ("owner", "endorsement")
     }
 
 
-def _by_ek(conf: Config, who: str, existing: bytes | None) -> aziot_config.Desired:
-    auths = hierarchy_auths(existing)
+def _by_ek(conf: Config, who: str, existing: bytes | None, tpm: Tpm | None) -> aziot_config.Desired:
+    auths = hierarchy_auths(existing, tpm)
     return aziot_config.Desired(
         registration_id=who,
         id_scope=conf.dps.id_scope,

@@ -19,7 +19,7 @@ def last(
     key, another certificate."""
     if conf.for_edge:
         edge = registration.registration(conf, state, who)
-        return [aziot.configuration(conf, state, who), _after(state.assignment, edge)]
+        return [aziot.configuration(conf, tpm, state, who), _after(state.assignment, edge)]
     from agent.steps import assignment  # with IoT Edge, nothing of it is needed
 
     ours = assignment.assignment(conf, tpm, state, who, anew=anew)

@@ -18,13 +18,17 @@ def look(name: str, evidence: Callable[[], str]) -> Step:
 
 
 def tpm_answers(tpm: Tpm, wait: float) -> Step:
-    """The TPM, waited for at most `wait` seconds: a driver may come up after us."""
+    """The TPM, waited for at most `wait` seconds: a driver may come up after us. Raises what its
+    passwords that are kept here cannot be opened for."""
 
     def done() -> str | None:
         try:
-            return f"{tpm} at {tpm.tcti}"
+            told = f"{tpm} at {tpm.tcti}"
         except TpmUnavailable:
             return None
+        if tpm.withheld:
+            raise tpm.withheld
+        return told
 
     return Step("tpm", done, lambda: tpm.wait(wait))
 

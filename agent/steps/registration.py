@@ -56,7 +56,7 @@ def _apply(conf: Config, state: State, who: str) -> None:
 
 
 def _secrets(conf: Config, state: State, who: str) -> Collection[str]:
-    found = desired(conf, state, who)
+    found = desired(conf, state, who, store.read(file(conf)))
     return found.secrets() if found else frozenset()
 
 

@@ -17,7 +17,7 @@ from agent.config import Config
 from agent.errors import TpmChanged, TpmOfAnotherTcti
 from agent.events import STARTED_OVER
 from agent.state import State, read_json, write_json
-from agent.steps import Step, ek, forgetting, ldevid_key, srk
+from agent.steps import Step, authorization, ek, forgetting, ldevid_key, srk
 from agent.tpm import Public, Tpm
 
 log = logging.getLogger(__name__)
@@ -113,3 +113,4 @@ def _start_over(conf: Config, state: State, why: str) -> None:
         forgetting.leftovers(conf)
     forgetting.token(conf)
     forgetting.files(state)
+    authorization.forget(state)

@@ -78,7 +78,7 @@ def tpmd(conf: Config, tpm: Tpm) -> Step:
         handle = key_handle(existing, path)
         ek, key = _ek(tpm), hub_key(tpm, handle, path)
         _able(tpm)
-        for name, password in aziot.hierarchy_auths(existing).items():
+        for name, password in aziot.hierarchy_auths(existing, tpm).items():
             _password(tpm, name, password)
         if key is None:
             _usable(tpm)

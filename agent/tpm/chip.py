@@ -3,22 +3,26 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tpm2_pytss import TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2_PT, TPM2_SU
 
-from agent.errors import DiskFull, NoPermission, PathUnusable, TpmUnavailable
+from agent.errors import AgentError, DiskFull, NoPermission, PathUnusable, TpmUnavailable
 from agent.tpm.esys import RC_INITIALIZE, Esys, speaking
 
+log = logging.getLogger(__name__)
+Auths = Mapping[str, bytes]
 HIERARCHIES = {
     "owner": ESYS_TR.OWNER,
     "endorsement": ESYS_TR.ENDORSEMENT,
     "platform": ESYS_TR.PLATFORM,
+    "lockout": ESYS_TR.LOCKOUT,
 }
 PT_FIRMWARE_VERSION_1 = 0x10B  # TPM 2.0 Library, part 2, 6.13, table 23; tpm2_pytss lacks it
 SESSIONS = {0x02, 0x03}  # HMAC and policy sessions are listed together (part 3, 30.2.1)
@@ -33,18 +37,24 @@ class Chip:
     """
 
     def __init__(
-        self, tcti: str, auths: dict[str, bytes] | None = None, ledger: Path | None = None
+        self,
+        tcti: str,
+        auths: Auths | None = None,
+        ledger: Path | None = None,
+        kept: Callable[[Any], Auths] | None = None,
     ) -> None:
         """`auths`: passwords of the hierarchies, by 'owner', 'endorsement' and 'platform', if they
-        have any.
+        have any. `kept`: called once, with this, when it is open: for others, that only it can
+        tell. What AgentError that raises is in `withheld`: much is done without a password.
 
         `ledger`: a file that says, while we run, what was loaded before us. Without a resource
         manager what a killed process had loaded stays in the TPM's few slots; the ledger it leaves
         lets the next one throw out just that. One process at a time may use a ledger.
         """
         self.tcti = tcti
-        self._auths = auths or {}
-        self._ledger = ledger
+        self._auths = dict(auths or {})
+        self._ledger, self._kept = ledger, kept
+        self.withheld: AgentError | None = None
         self._context: Esys | None = None
 
     def __enter__(self) -> Self:
@@ -69,7 +79,30 @@ class Chip:
                 self._context = self._open()
             if self._ledger is not None:
                 self._clean_up(self._ledger)
+            self._unlock()
         return self._context
+
+    def _unlock(self) -> None:
+        try:
+            found = self._kept(self) if self._kept else {}
+        except AgentError as e:
+            log.debug("a password is withheld: %s", e)
+            self.withheld = e
+        else:
+            for name, auth in found.items():
+                self._use(name, auth)
+
+    def _use(self, hierarchy: str, auth: bytes) -> None:
+        """From now on."""
+        self._auths[hierarchy] = auth
+        with speaking(f"use the password of the {hierarchy} hierarchy"):
+            self.esys.tr_set_auth(HIERARCHIES[hierarchy], auth)
+
+    @property
+    def auths(self) -> Auths:
+        """The passwords in use, as `__init__` has them."""
+        _ = self.esys
+        return dict(self._auths)
 
     def _open(self) -> Esys:
         _permitted(self.tcti)
@@ -158,6 +191,10 @@ class Chip:
             at = page[-1] + 1
         kind = int(first) >> 24
         return [h for h in found if h >> 24 in (SESSIONS if kind in SESSIONS else {kind})]
+
+    def persistent(self) -> list[int]:
+        """The handles of objects that stay without power."""
+        return self.handles(TPM2_HC.PERSISTENT_FIRST)
 
     def loaded(self) -> set[int]:
         """Transient objects and sessions in the TPM now, ours and others'."""

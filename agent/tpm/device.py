@@ -11,13 +11,14 @@ from tpm2_pytss.types import TPMT_SIG_SCHEME
 
 from agent.errors import HandleOccupied
 from agent.tpm.esys import speaking
+from agent.tpm.hierarchy import Hierarchy
 from agent.tpm.imported import Imported
 from agent.tpm.objects import PublicKey, Transient
 
 HASHES = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
 
 
-class Tpm(Imported):
+class Tpm(Imported, Hierarchy):
     """The keys and the NV of the chip.
 
     Every method raises TpmError (or a child of it); absence is None, never an error. Handles are

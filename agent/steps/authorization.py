@@ -1,0 +1,195 @@
+"""That the hierarchies of the TPM have the passwords they are to have.
+
+A random password is kept and escrowed, both for good, before it is set; whether it is, the TPM
+itself tells. So whenever a run is cut off, the next one has the password, or none is set. That of
+lockout is never tried: one wrong one, and the TPM takes none for a day. It goes from none to the
+one that is kept, and, at the end, back.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent import credentials
+from agent.authorization import escrow
+from agent.authorization.kept import SRK, Kept, directory
+from agent.config import HIERARCHIES, Authorization
+from agent.errors import (
+    PasswordChanged,
+    PasswordNotNeeded,
+    SealedToAnotherState,
+    SealedToAnotherTpm,
+    TpmAuth,
+)
+from agent.state import State
+from agent.steps import Step
+from agent.tpm import Tpm
+
+BYTES = 16  # random ones of a password, which is their 32 hex digits: every TPM takes as many
+MOST = 64  # bytes of one that is given
+
+
+def authorization(tpm: Tpm, conf: Authorization, state: State, who: Callable[[], str]) -> Step:
+    """After the step `same_tpm`: what is kept is kept by the SRK."""
+    passwords = Passwords(tpm, conf, state, who)
+    return Step("authorization", passwords.done, passwords.apply)
+
+
+@dataclass(frozen=True)
+class Passwords:
+    tpm: Tpm
+    conf: Authorization
+    state: State
+    who: Callable[[], str]
+
+    @property
+    def kept(self) -> Kept:
+        return Kept(self.tpm, self.state)
+
+    def done(self) -> str | None:
+        """Raises TpmAuth, PasswordChanged, PasswordNotNeeded, SealedToAnotherState,
+        SealedToAnotherTpm, EscrowUnusable."""
+        told = {name: self._standing(name) for name in self._names()}
+        if None in told.values():
+            return None
+        kept = [name for name in told if self.kept.has(name)]
+        if kept and not escrow.covers(self.state, self.kept, kept, self._recipient()):
+            return None
+        return ", ".join(f"{name}: {what}" for name, what in told.items())
+
+    def _names(self) -> list[str]:
+        """Those that are to have a password, and those that have got one, in an earlier life of
+        the configuration."""
+        there = self.tpm.passwords_set()
+        return [
+            name
+            for name in HIERARCHIES
+            if name in self.conf.random or (name in there and self.kept.has(name))
+        ]
+
+    def _standing(self, name: str) -> str | None:
+        """In words; None if there is something to do."""
+        if name not in self.tpm.passwords_set():
+            if _given(name) is not None:
+                why = "there is none, and a credential has one"
+                what = f"cannot set the {name} password of the TPM"
+                raise PasswordNotNeeded(f"{what}: {why}", name=name)
+            return None
+        if not self.kept.has(name):
+            return self._of_others(name)
+        password, conf = self._password(name), self.conf
+        well = self.kept.is_kept(name, conf.keep, conf.pcrs) and self._opens(name, password)
+        how = f"sealed to {conf.pcrs}" if conf.keep == "sealed" else "a credential of this host"
+        return f"random, {how}" if well else None
+
+    def _of_others(self, name: str) -> str:
+        """An administrator's, which stays; of lockout we need none."""
+        given = _given(name)
+        if name != "lockout" and (given is None or not self.tpm.opened_by(name, given)):
+            how = "missing" if given is None else "wrong"
+            what = f"cannot use the {name} hierarchy of the TPM"
+            raise TpmAuth(f"{what}: it has a password, and the credential with it is {how}")
+        return "as its credential says" if given is not None else "another's"
+
+    def _password(self, name: str) -> bytes:
+        """The one that is set, which is kept, or was; what is given comes first: it may come out of
+        the escrow."""
+        given = _given(name)
+        password = given if given is not None else self._open(name)
+        if name != "lockout" and not self.tpm.opened_by(name, password):
+            what = f"cannot use the {name} hierarchy of the TPM"
+            if given is not None:
+                raise TpmAuth(f"{what}: the password in its credential is wrong")
+            raise PasswordChanged(f"{what}: it has another password than the one kept", name=name)
+        return password
+
+    def _open(self, name: str) -> bytes:
+        """Opening the TPM has opened most already."""
+        if name != "lockout" and (found := self.tpm.auths.get(name)) is not None:
+            return found
+        if name != "lockout" and self.tpm.withheld:
+            raise self.tpm.withheld
+        return self.kept.open(name)
+
+    def _opens(self, name: str, password: bytes) -> bool:
+        """What is kept is still of use, and the same."""
+        if _given(name) is None:
+            return True  # it was opened just now
+        try:
+            return self.kept.open(name) == password
+        except (SealedToAnotherState, SealedToAnotherTpm):
+            return False
+
+    def _recipient(self) -> escrow.Key:
+        if self.conf.escrow is None:
+            raise RuntimeError("a configuration without escrow does not load")
+        return escrow.recipient(self.conf.escrow)
+
+    # --- acting ---
+
+    def apply(self) -> None:
+        key, there = self._recipient(), self.tpm.passwords_set()
+        passwords = {name: self._wanted(name) for name in self._names() if self._is_ours(name)}
+        for name, password in passwords.items():
+            if not self._well_kept(name, password):
+                self.kept.keep(name, password, self.conf.keep, self.conf.pcrs)
+        if not escrow.covers(self.state, self.kept, list(passwords), key):
+            escrow.write(self.state, self.kept, passwords, self.who(), key)
+        for name, password in passwords.items():
+            if name not in there:
+                self.tpm.change_password(name, b"", password, SRK)
+
+    def _is_ours(self, name: str) -> bool:
+        return name not in self.tpm.passwords_set() or self.kept.has(name)
+
+    def _wanted(self, name: str) -> bytes:
+        """One that is set is known; one that is kept and not set yet is from a run that was cut
+        off."""
+        if name in self.tpm.passwords_set():
+            return self._password(name)
+        if self.kept.has(name):
+            try:
+                return self.kept.open(name)
+            except (SealedToAnotherState, SealedToAnotherTpm):  # nobody ever needed it
+                pass
+        return secrets.token_hex(BYTES).encode()
+
+    def _well_kept(self, name: str, password: bytes) -> bool:
+        if not self.kept.is_kept(name, self.conf.keep, self.conf.pcrs):
+            return False
+        try:
+            return self.kept.open(name) == password
+        except (SealedToAnotherState, SealedToAnotherTpm):
+            return False
+
+
+def _given(name: str) -> bytes | None:
+    return credentials.optional(f"tpm-{name}-auth", MOST)
+
+
+def released(tpm: Tpm, state: State) -> list[str]:
+    """Take every password back that this device has set, as if it never had; which hierarchies. May
+    be cut off, and called again: what is kept goes after the password it is of, the escrow last.
+
+    For lockout the TPM takes no second try, so what is kept must be the one. Raises
+    SealedToAnotherState, SealedToAnotherTpm, TpmAuth, TpmLockout.
+    """
+    kept, gone = Kept(tpm, state), []
+    for name in HIERARCHIES:
+        if not kept.has(name):
+            continue
+        if name in tpm.passwords_set():
+            password = _given(name)
+            password = kept.open(name) if password is None else password
+            tpm.change_password(name, password, b"", SRK)
+            gone.append(name)
+        kept.forget(name)
+    escrow.remove(state)
+    return gone
+
+
+def forget(state: State) -> None:
+    """What is kept is of another TPM."""
+    from agent import store
+
+    store.empty(directory(state))
