@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.lab.process import TOP
@@ -99,6 +100,7 @@ def _whole(text: str) -> bool:
     return done.returncode == 0 and not done.stderr
 
 
+@cache
 def every_command() -> list[Command]:
     """Of all pages and the manual, in order."""
     every = [*(block for page in pages() for block in blocks(page)), *examples()]
