@@ -78,7 +78,7 @@ def merge(files: Sequence[Path]) -> str:
     for file in files:
         for where, export in _of(file, problems):
             try:
-                cells = row(_checked(export))
+                cells = row(checked(export))
                 last[file, cells["ek_sha256"]] = (where, cells)
             except ValueError as e:
                 problems.append(f"{where}: {e}")
@@ -133,7 +133,7 @@ def _after_white(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _checked(found: Any) -> dict[str, Any]:
+def checked(found: Any) -> dict[str, Any]:
     """What is shown to be another device's, or was cut or edited, must not get into a database.
     Raises ValueError."""
     if not isinstance(found, dict) or "endorsement_key" not in found:

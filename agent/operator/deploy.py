@@ -1,0 +1,147 @@
+"""The plan of the cloud: which steps, in order; and the lines a device's configuration needs."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate
+
+from agent.errors import AzureCaUnverified, OperatorConfigError
+from agent.operator import cas, resources, shapes
+from agent.operator.resources import Arm, foreign, ours, same_place, state
+from agent.operator.service import Service
+from agent.operator.settings import TAG
+from agent.steps import Step
+
+CasOf = Callable[[], list[Certificate]]
+
+
+def steps(arm: Arm) -> list[Step]:
+    """Nothing is looked at before a step is. Without [est], nobody's CA is enrolled."""
+    found = [_group(arm), _hub(arm), _dps(arm)]
+    if arm.config.est is not None:
+        fetched = cache(_fetching(arm))
+        found += [_certificates(arm, fetched), _enrolment_group(arm, fetched)]
+    return found
+
+
+def _fetching(arm: Arm) -> CasOf:
+    est = arm.config.est
+    if est is None:
+        raise OperatorConfigError("cannot get the operational CA: there is no [est]")
+    return lambda: cas.fetched(est)
+
+
+def _group(arm: Arm) -> Step:
+    def done() -> str | None:
+        found = arm.resource_group()
+        return found and f"{found.name}, in {found.location}"
+
+    return Step("resource group", done, arm.make_group)
+
+
+def _hub(arm: Arm) -> Step:
+    wanted = arm.config.hub
+
+    def done() -> str | None:
+        found = arm.hub()
+        if found is None or state(found) != resources.DONE:
+            return None
+        same = (found.sku.name, found.sku.capacity) == (wanted.sku, wanted.units)
+        _unchangeable(arm, "the IoT hub", wanted.name, found)
+        if not ours(found, arm.config) or same:
+            return f"{found.properties.host_name}, {found.sku.name} x {found.sku.capacity}"
+        return None
+
+    return Step("iot hub", done, arm.make_hub)
+
+
+def _dps(arm: Arm) -> Step:
+    """With the hub linked to it."""
+    wanted = arm.config.dps
+
+    def done() -> str | None:
+        found = arm.dps()
+        if found is None or state(found) != resources.DONE:
+            return None
+        what = f"the provisioning service {wanted.name}"
+        _unchangeable(arm, "the provisioning service", wanted.name, found)
+        linked = arm.linked(found)
+        if not ours(found, arm.config) and not linked:
+            foreign(what, f"it is not ours (no tag {TAG}), and the IoT hub is not linked to it")
+        if linked and (found.sku.capacity == wanted.units or not ours(found, arm.config)):
+            return f"{found.properties.id_scope}, linked to {arm.hub_host()}"
+        return None
+
+    return Step("provisioning service", done, arm.make_dps)
+
+
+def _unchangeable(arm: Arm, what: str, name: str, found: Any) -> None:
+    if ours(found, arm.config) and not same_place(found, arm.config):
+        foreign(f"{what} {name}", f"it is in {found.location}, and cannot be moved")
+
+
+def _certificates(arm: Arm, fetched: CasOf) -> Step:
+    """Of the operational CA, each verified: DPS believes no other."""
+
+    def missing() -> list[Certificate]:
+        there = arm.certificates() if arm.dps() else {}
+        good = {name for name, each in there.items() if each.properties.is_verified}
+        return [each for each in fetched() if cas.name(each) not in good]
+
+    def done() -> str | None:
+        if missing():
+            return None
+        return ", ".join(cas.name(each) for each in fetched())
+
+    def apply() -> None:
+        _writable(arm)
+        for each in missing():
+            arm.upload(cas.name(each), each.public_bytes(Encoding.DER))
+        if left := missing():
+            names = ", ".join(map(cas.name, left))
+            raise AzureCaUnverified(f"cannot use {names}: DPS has it, but not as verified")
+
+    return Step("operational CA", done, apply)
+
+
+def _enrolment_group(arm: Arm, fetched: CasOf) -> Step:
+    name = arm.config.enrolment.group
+
+    def wanted() -> dict[str, Any]:
+        return shapes.group(arm.config, [cas.name(each) for each in cas.issuing(fetched())])
+
+    def done() -> str | None:
+        dps = arm.dps()
+        there = Service(arm, dps).group(name) if dps and state(dps) == resources.DONE else None
+        if there is None or not shapes.within(wanted(), there):
+            return None
+        return f"{name}, of {', '.join(cas.name(each) for each in cas.issuing(fetched()))}"
+
+    def apply() -> None:
+        service = Service(arm, _writable(arm))
+        there = service.group(name)
+        service.put_group(shapes.over(there, wanted()) if there else shapes.new(wanted()))
+
+    return Step("enrolment group", done, apply)
+
+
+def _writable(arm: Arm) -> Any:
+    """The provisioning service, if it is ours."""
+    found = arm.dps()
+    if found is None or not ours(found, arm.config):
+        foreign(f"the provisioning service {arm.config.dps.name}", f"it is not ours (no tag {TAG})")
+    return found
+
+
+def lines(arm: Arm) -> dict[str, str]:
+    """What config.toml of a device needs to come here."""
+    found = arm.dps()
+    if found is None:
+        return {}
+    endpoint = str(found.properties.device_provisioning_host_name or "")
+    said = {"id_scope": str(found.properties.id_scope)}
+    if endpoint and endpoint != arm.config.cloud.device_endpoint:
+        said["endpoint"] = f"https://{endpoint}"
+    return said

@@ -1,0 +1,241 @@
+"""What Resource Manager is to have: resource group, IoT hub, DPS with the hub linked, CAs.
+
+A step looks, acts and looks again. What is there without our tag is somebody else's: it is used as
+it is if it will do, and never changed or removed.
+"""
+
+import logging
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from azure.core import MatchConditions
+from azure.core.exceptions import ResourceNotFoundError
+from azure.mgmt.iothub import IotHubClient
+from azure.mgmt.iothub.v2023_06_30 import models
+from azure.mgmt.iothubprovisioningservices import IotDpsClient
+from azure.mgmt.resource.resources import ResourceManagementClient
+
+from agent.errors import AzureDiffers, AzureFailed
+from agent.operator import azure
+from agent.operator.settings import TAG, Operator
+
+log = logging.getLogger(__name__)
+HUBS, SERVICES = "Microsoft.Devices/IotHubs", "Microsoft.Devices/provisioningServices"
+OWNER = "iothubowner"  # the policy of the hub by which DPS makes devices there, as the portal does
+DONE, BROKEN = "Succeeded", {"Failed", "Canceled"}
+SAY = 15  # seconds: so often long work is told of
+
+
+class Arm:
+    """The clients of Resource Manager, and what `config` names there. Every call raises what
+    `azure.speaking` does."""
+
+    def __init__(self, config: Operator) -> None:
+        self.config, self.group = config, config.azure.resource_group
+        self._poll = config.cloud.poll.total_seconds()
+        who, how = config.azure.subscription, azure.arm(config.cloud)
+        self.groups = ResourceManagementClient(subscription_id=who, **how)
+        self.hubs = IotHubClient(subscription_id=who, **how)
+        self.services = IotDpsClient(subscription_id=who, **how)
+
+    @property
+    def _dps_path(self) -> dict[str, Any]:
+        """By their names: of the two, now one comes first in the SDK and now the other."""
+        name = self.config.dps.name
+        return {"resource_group_name": self.group, "provisioning_service_name": name}
+
+    def dps_keys(self) -> list[Any]:
+        """The policies of the provisioning service, with their keys."""
+        return list(self.services.iot_dps_resource.list_keys(**self._dps_path))
+
+    # --- looking ---
+
+    def resource_group(self) -> Any | None:
+        with azure.speaking(f"look at the resource group {self.group}"):
+            return _found(lambda: self.groups.resource_groups.get(self.group))
+
+    def hub(self) -> Any | None:
+        """In none of a group that is not there, either."""
+        with azure.speaking(f"look at the IoT hub {self.config.hub.name}"):
+            return _found(lambda: self.hubs.iot_hub_resource.get(self.group, self.config.hub.name))
+
+    def dps(self) -> Any | None:
+        name = self.config.dps.name
+        with azure.speaking(f"look at the provisioning service {name}"):
+            return _found(lambda: self.services.iot_dps_resource.get(**self._dps_path))
+
+    def certificates(self) -> dict[str, Any]:
+        """Those of the provisioning service, by their names."""
+        name = self.config.dps.name
+        with azure.speaking(f"look at the certificates of {name}"):
+            found = _found(lambda: self.services.dps_certificate.list(**self._dps_path))
+            return {each.name: each for each in (found.value or [] if found else [])}
+
+    def others_in_group(self) -> list[str]:
+        """What is in the resource group and is not ours: names and types."""
+        with azure.speaking(f"look into the resource group {self.group}"):
+            found = list(self.groups.resources.list_by_resource_group(self.group))
+        return sorted(f"{x.name} ({x.type})" for x in found if not ours(x, self.config))
+
+    # --- acting ---
+
+    def make_group(self) -> None:
+        body = {"location": self.config.azure.location, "tags": self.config.tags}
+        with azure.speaking(f"make the resource group {self.group}"):
+            self.groups.resource_groups.create_or_update(self.group, body)
+
+    def make_hub(self) -> None:
+        wanted = self.config.hub
+        body = models.IotHubDescription(
+            location=self.config.azure.location,
+            tags=self.config.tags,
+            sku=models.IotHubSkuInfo(name=wanted.sku, capacity=wanted.units),
+            properties=models.IotHubProperties(),
+        )
+        if (there := self.hub()) is not None:
+            body = there
+            body.sku.name, body.sku.capacity = wanted.sku, wanted.units
+        doing = f"make the IoT hub {wanted.name}"
+        start = self.hubs.iot_hub_resource.begin_create_or_update
+        self._through(
+            doing, lambda: start(self.group, wanted.name, body, if_match=_etag(there)), self.hub
+        )
+
+    def make_dps(self) -> None:
+        """With the hub linked to it; of one that is there, links of others stay."""
+        wanted, there = self.config.dps, self.dps()
+        body: Any = there
+        if there is None:
+            body = {
+                "location": self.config.azure.location,
+                "tags": self.config.tags,
+                "sku": {"name": "S1", "capacity": wanted.units},
+                "properties": {"iotHubs": [self._link()], "allocationPolicy": "Hashed"},
+            }
+        else:
+            there.sku.capacity = wanted.units
+            if not self.linked(there):
+                there.properties.iot_hubs = [*(there.properties.iot_hubs or []), self._link()]
+        start = self.services.iot_dps_resource.begin_create_or_update
+        self._through(
+            f"make the provisioning service {wanted.name}",
+            lambda: start(**self._dps_path, iot_dps_description=body),
+            self.dps,
+        )
+
+    def _link(self) -> dict[str, Any]:
+        host = self.hub_host()
+        with azure.speaking(f"get the key of the IoT hub {self.config.hub.name}"):
+            key = self.hubs.iot_hub_resource.get_keys_for_key_name(
+                self.group, self.config.hub.name, OWNER
+            ).primary_key
+        said = f"HostName={host};SharedAccessKeyName={OWNER};SharedAccessKey={key}"
+        return {"connectionString": said, "location": self.config.azure.location}
+
+    def hub_host(self) -> str:
+        found = self.hub()
+        return str(found.properties.host_name or "") if found else ""
+
+    def linked(self, dps: Any) -> bool:
+        host = self.hub_host().lower()
+        there = [str(each.name).lower() for each in dps.properties.iot_hubs or []]
+        return bool(host) and host in there
+
+    def upload(self, name: str, der: bytes) -> None:
+        """A CA certificate, of which the operator says that it is the right one: `isVerified`."""
+        there = self.certificates().get(name)
+        body: Any = {"properties": {"certificate": b64encode(der).decode(), "isVerified": True}}
+        asked: dict[str, Any] = {"certificate_name": name, "certificate_description": body}
+        if there is not None:
+            asked |= {"etag": there.etag, "match_condition": MatchConditions.IfNotModified}
+        with azure.speaking(f"upload the certificate {name}"):
+            self.services.dps_certificate.create_or_update(**self._dps_path, **asked)
+
+    # --- removing ---
+
+    def remove_hub(self) -> None:
+        start, name = self.hubs.iot_hub_resource.begin_delete, self.config.hub.name
+        self._away(f"remove the IoT hub {name}", lambda: start(self.group, name), self.hub)
+
+    def remove_dps(self) -> None:
+        start, name = self.services.iot_dps_resource.begin_delete, self.config.dps.name
+        doing = f"remove the provisioning service {name}"
+        self._away(doing, lambda: start(**self._dps_path), self.dps)
+
+    def remove_group(self) -> None:
+        start = self.groups.resource_groups.begin_delete
+        doing = f"remove the resource group {self.group}"
+        self._away(doing, lambda: start(self.group), self.resource_group)
+
+    # --- long work ---
+
+    def _through(
+        self, doing: str, start: Callable[[], Any], look: Callable[[], Any | None]
+    ) -> None:
+        """To its end, be it begun by us, or by an earlier run that was cut off."""
+        if not self._at_work(look()):
+            with azure.speaking(doing):
+                self._wait(doing, start())
+        since = time.monotonic()
+        while self._at_work(now := look()):
+            since = _told(doing, since)
+            time.sleep(self._poll)
+        if now is not None and state(now) in BROKEN:
+            raise AzureFailed(f"cannot {doing}: Azure says '{state(now)}' of it")
+
+    def _away(self, doing: str, start: Callable[[], Any], look: Callable[[], Any | None]) -> None:
+        with azure.speaking(doing):
+            self._wait(doing, start())
+        since = time.monotonic()
+        while look() is not None:
+            since = _told(doing, since)
+            time.sleep(self._poll)
+
+    def _at_work(self, found: Any | None) -> bool:
+        return found is not None and state(found) not in {DONE, *BROKEN}
+
+    def _wait(self, doing: str, poller: Any) -> None:
+        since = time.monotonic()
+        while not poller.done():
+            poller.wait(timeout=1)
+            since = _told(doing, since)
+        poller.result()
+
+
+def _told(doing: str, since: float) -> float:
+    """Says, now and then, that it still lasts; and when it was said last."""
+    if time.monotonic() - since < SAY:
+        return since
+    log.info("%s: Azure is at work", doing)
+    return time.monotonic()
+
+
+def state(found: Any) -> str:
+    """provisioningState; where none is said, it is done."""
+    return str(found.properties.provisioning_state or DONE)
+
+
+def ours(found: Any, config: Operator) -> bool:
+    return bool((found.tags or {}).get(TAG) == config.tags[TAG])
+
+
+def same_place(found: Any, config: Operator) -> bool:
+    """To Azure, 'West Europe' and 'westeurope' are one."""
+    return str(found.location).replace(" ", "").lower() == config.azure.location
+
+
+def foreign(what: str, why: str) -> NoReturn:
+    raise AzureDiffers(f"cannot use {what}: {why}")
+
+
+def _etag(found: Any | None) -> str | None:
+    return None if found is None else found.etag
+
+
+def _found(ask: Callable[[], Any]) -> Any | None:
+    try:
+        return ask()
+    except ResourceNotFoundError:
+        return None

@@ -1,0 +1,70 @@
+"""What enrolments look like to DPS, and whether one that is there is as it should be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from agent.operator.settings import Operator
+
+REPROVISION = {
+    "migrate": {"updateHubAssignment": True, "migrateDeviceData": True},
+    "reset": {"updateHubAssignment": True, "migrateDeviceData": False},
+    "never": {"updateHubAssignment": False, "migrateDeviceData": False},
+}
+# What DPS adds to a record, and what is of no use to send back.
+READ_ONLY = {"createdDateTimeUtc", "lastUpdatedDateTimeUtc", "registrationState"}
+
+
+def _common(config: Operator) -> dict[str, Any]:
+    return {
+        "capabilities": {"iotEdge": config.enrolment.edge},
+        "allocationPolicy": config.enrolment.allocation,
+        "reprovisionPolicy": REPROVISION[config.enrolment.reprovision],
+    }
+
+
+def group(config: Operator, references: Sequence[str]) -> dict[str, Any]:
+    """`references`: the names in DPS of one CA certificate or two, the newer first."""
+    names = dict(zip(("primary", "secondary"), references, strict=False))
+    return {
+        "enrollmentGroupId": config.enrolment.group,
+        "attestation": {"type": "x509", "x509": {"caReferences": names}},
+        **_common(config),
+    }
+
+
+def individual(config: Operator, registration_id: str, key: str) -> dict[str, Any]:
+    """`key`: TPM2B_PUBLIC of the EK, base64."""
+    return {
+        "registrationId": registration_id,
+        "attestation": {"type": "tpm", "tpm": {"endorsementKey": key}},
+        **_common(config),
+    }
+
+
+def new(wanted: dict[str, Any]) -> dict[str, Any]:
+    """The same, for what is not there yet: enabled, and the device is called as it registers. Of
+    what is there, neither is ever changed: who was locked out stays so."""
+    name = {"deviceId": wanted["registrationId"]} if "registrationId" in wanted else {}
+    return {**wanted, **name, "provisioningStatus": "enabled"}
+
+
+def within(wanted: dict[str, Any], there: dict[str, Any]) -> bool:
+    """Whether all that is wanted is there; what DPS or somebody else says besides does not count.
+    Nothing, and a null, are the same; names of devices are the same in any case of letters."""
+    return all(_same(name, value, there.get(name)) for name, value in wanted.items())
+
+
+def _same(name: str, wanted: Any, there: Any) -> bool:
+    if name == "caReferences":  # a secondary that is not wanted any more must go
+        return bool(wanted == {k: v for k, v in (there or {}).items() if v})
+    if isinstance(wanted, dict):
+        return isinstance(there, dict) and within(wanted, there)
+    if name in ("registrationId", "enrollmentGroupId", "allocationPolicy"):
+        return str(wanted).lower() == str(there).lower()
+    return bool(wanted == there)
+
+
+def over(there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """What to send: as it is wanted; what somebody has set besides (a twin, say) stays."""
+    kept = {name: value for name, value in there.items() if name not in READ_ONLY}
+    return kept | wanted

@@ -1,0 +1,112 @@
+"""What each verb of tpm2cloud-operator does: look, act, look again, and say the result."""
+
+import argparse
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from agent.config_files import written
+from agent.errors import AzureDiffers, DestroyUnconfirmed
+from agent.operator import azure, deploy, destroy, enrol, settings
+from agent.operator.enrol import Outcome
+from agent.operator.resources import Arm
+from agent.operator.service import Service
+from agent.steps import Step
+from agent.steps.completing import at, converge
+from agent.terminal import asked, say
+
+log = logging.getLogger(__name__)
+TO_DO, SOME_REFUSED = 3, 4  # exit statuses
+
+
+def _arm(args: argparse.Namespace) -> Arm:
+    azure.quiet()
+    return Arm(settings.load(args.config))
+
+
+def planned(args: argparse.Namespace) -> int:
+    """Nothing is changed."""
+    seen = [(step.name, at(step, step.done)) for step in deploy.steps(_arm(args))]
+    if args.json:
+        say(json.dumps({"steps": [{"step": name, "done": was} for name, was in seen]}))
+    else:
+        for name, was in seen:
+            say(f"{name}: {f'done: {was}' if was else 'to be done'}")
+    return 0 if all(was for _, was in seen) else TO_DO
+
+
+def deployed(args: argparse.Namespace) -> int:
+    arm = _arm(args)
+    steps = _completed(deploy.steps(arm))
+    lines = deploy.lines(arm)
+    if args.json:
+        say(json.dumps({"steps": steps, "dps": lines}))
+    else:
+        say("[dps]")
+        for name, value in lines.items():
+            say(f"{name} = {written(value)}")
+    return 0
+
+
+def destroyed(args: argparse.Namespace) -> int:
+    arm = _arm(args)
+    steps = destroy.steps(arm)
+    going = [step.name for step in steps if at(step, step.done) is None]
+    if going and not args.yes:
+        log.info("To be removed, with all devices and enrolments: %s", ", ".join(going))
+        if not asked("Really?"):
+            raise DestroyUnconfirmed("cannot remove anything: nobody has said yes")
+    done = _completed(steps)
+    if args.json:
+        say(json.dumps({"steps": done}))
+    return 0
+
+
+def _completed(steps: Sequence[Step]) -> list[dict[str, str]]:
+    """Each step, done by now; told on stderr as it goes."""
+    found = []
+    for step in steps:
+        log.debug("%s: looking", step.name)
+        _, what, evidence = at(step, partial(converge, step))
+        log.info("%s: %s: %s", step.name, what, evidence)
+        found.append({"step": step.name, "was": what, "evidence": evidence})
+    return found
+
+
+def enrolled(args: argparse.Namespace) -> int:
+    arm, counts = _arm(args), Counter[str]()
+    if (dps := arm.dps()) is None:
+        name = arm.config.dps.name
+        raise AzureDiffers(f"cannot enrol: there is no provisioning service {name}; deploy first")
+
+    def tell(outcome: Outcome) -> None:
+        counts[outcome.result] += 1
+        _said(outcome, args.json)
+
+    try:
+        enrol.enrol(arm.config, Service(arm, dps), args.files, tell, replace=args.replace)
+    finally:
+        total = {name: counts[name] for name in ("new", "changed", "unchanged", "refused")}
+        if args.json:
+            say(json.dumps(total))
+        else:
+            say(", ".join(f"{n} {name}" for name, n in total.items()))
+    return SOME_REFUSED if counts["refused"] else 0
+
+
+def _said(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        say(json.dumps(vars(outcome)))
+    elif outcome.result != "unchanged":
+        name = " ".join(filter(None, (outcome.registration_id, f"({outcome.where})")))
+        say(f"{outcome.result} {name}{f': {outcome.why}' if outcome.why else ''}")
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "plan": planned,
+    "deploy": deployed,
+    "enrol": enrolled,
+    "destroy": destroyed,
+}
