@@ -76,7 +76,10 @@ def test_every_code_is_in_troubleshooting_once_and_in_a_place_of_its_own() -> No
 
 
 # The verb, and the rest of the command.
-CALL = r"(?<![\w/.-])tpm2cloud (?:--config \S+ |--debug )*([a-z][a-z-]+)\b([^;|&>()`]*)"
+CALL = (
+    r"(?<![\w/.-])(?<!package )tpm2cloud (?:--config \S+ |--debug )*"
+    r"([a-z][a-z-]+)\b([^;|&>()`]*)"
+)
 
 
 def told() -> Iterator[tuple[str, str]]:
