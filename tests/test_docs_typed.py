@@ -99,10 +99,38 @@ def test_place_request(make_device: MakeDevice) -> None:
     assert "already done" in place.typed("tpm2cloud manufacture")
 
 
+def test_place_maker(make_device: MakeDevice) -> None:
+    """Who approves boot states; the board, too, of which the line makes such a key."""
+    device = make_device(board=VIRGIN)
+    named = {"policy_key": "/etc/tpm2cloud/boot-states.d/maker.pem"}
+    shutil.copy(Line(device, **named).config, device.etc / "manufacture.toml")
+    place = Place.on(device)
+    state = place.run("tpm2cloud boot-state 2>/dev/null").stdout
+    (place.directory / "computed.json").write_text(state)
+    said = [place.typed(each.text) for each in typed("maker")]
+    assert any("boot-state   already done: approved, 'fw-1.0'" in each for each in said)
+    assert "Verified OK" in said[-1]
+
+
 def answered(device: Device, request: Path) -> None:
     csr = load_pem_x509_csr(request.read_bytes())
     issued = device.world.oem.issue(csr.public_key(), csr.subject)
     request.with_suffix(".pem").write_bytes(pki.pem(issued))
+
+
+def test_place_states(make_device: MakeDevice) -> None:
+    """A board whose key is to work in approved boot states alone."""
+    device = make_device(board=VIRGIN)
+    policy = {"policy_key": "/etc/tpm2cloud/boot-states.d/maker.pem"}
+    line = Line(device, **policy, approvals="/etc/tpm2cloud/boot-states.d")
+    shutil.copy(line.config, device.etc / "manufacture.toml")
+    place = Place.on(device)
+    for each in typed("states"):
+        said = place.typed(each.text)
+        if "--out fw-1.0" in each.text:
+            shutil.copy(place.directory / "fw-1.0.json", place.directory / "computed.json")
+    assert "Verified OK" in said
+    assert "already done" in place.typed("tpm2cloud manufacture")
 
 
 def test_place_makers(tmp_path: Path, factory_fresh: Path) -> None:

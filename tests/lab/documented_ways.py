@@ -95,11 +95,23 @@ WAYS: dict[str, dict[str, Way]] = {
         "editor /etc/tpm2cloud/manufacture.toml": Typed("station"),
         "cp idevid-ca.pem /etc/tpm2cloud/": Typed("station"),
         "tpm2cloud manufacture >>boards.jsonl": Typed("station"),
+        "openssl ": Typed("states"),
+        "tpm2cloud boot-state": Typed("states"),
+        "mkdir -p /etc/tpm2cloud/boot-states.d": Typed("states"),
+        "cp maker.pem fw-1.0": Typed("states"),
+        "tpm2cloud manufacture": Typed("states"),
         "tpm2cloud manufacture --csr-out board.csr": Typed("request"),
         "tpm2cloud manufacture --cert-in board.pem": Typed("request"),
         "tpm2cloud manufacture --challenge-in challenge.bin --answer-out answer.bin": By(
             "tests/test_manufacture_evidence.py", "--challenge-in"
         ),
+        "openssl genpkey -algorithm EC": Typed("maker"),
+        "openssl pkey -in maker.key": Typed("maker"),
+        "tpm2cloud boot-state": Typed("maker"),
+        "openssl dgst": Typed("maker"),
+        "mkdir -p /etc/tpm2cloud/boot-states.d": Typed("maker"),
+        "cp maker.pem fw-1.0.json": Typed("maker"),
+        "tpm2cloud manufacture": Typed("maker"),
         "tpm2cloud identity --merge boards.jsonl >boards.csv": Typed("station"),
     },
     "golden-image.md": {
