@@ -138,8 +138,8 @@ class Azure:
         self._forgotten = self._log.stat().st_size
 
     def changes(self) -> list[str]:
-        """What was changed, one by one: "create PUT /subscriptions/...". Who asks for what is
-        there already changes nothing, but see `writes`."""
+        """What was changed, one by one: "create PUT /subscriptions/..."; of a bulk operation, each
+        of its enrolments. Who asks for what is there already changes nothing."""
         return [
             f"{kind} {line['method']} {line['path']}"
             for line in self.requests()
@@ -147,10 +147,14 @@ class Azure:
             if kind != "same"
         ]
 
-    def writes(self) -> list[str]:
-        """Requests that are for changing something, whatever came of them: "PUT /path"."""
-        asked = [line for line in self.requests() if changes_of(line)]
-        return [f"{line['method']} {line['path']}" for line in asked]
+    def wishes(self) -> list[str]:
+        """Requests that were meant to change something, whatever came of them: "PUT /path"."""
+        looks = ("/token", "/query", "keys", "Availability", "mechanism")
+        return [
+            f"{line['method']} {line['path']}"
+            for line in self.requests()
+            if line["method"] not in ("GET", "HEAD") and not line["path"].endswith(looks)
+        ]
 
 
 def changes_of(line: dict[str, Any]) -> Counter[str]:

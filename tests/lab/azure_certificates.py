@@ -145,5 +145,5 @@ def described(certificate: x509.Certificate) -> dict[str, Any]:
 
 def matched(request: Request, there: Document) -> None:
     """Raise 412 unless If-Match is there and is the certificate's ETag."""
-    if request.etag() not in ("*", there["etag"]):
+    if request.etag not in ("*", there["etag"]):
         raise Error(412, "PreconditionFailed", "The If-Match header is not the current ETag.")

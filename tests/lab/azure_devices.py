@@ -127,7 +127,7 @@ class Devices:
         if self._operations.running(there):
             state = there["properties"]["provisioningState"]
             raise Error(409, "Conflict", f"The resource is in state '{state}'.")
-        if request.etag() not in (None, "*", there["etag"]):
+        if request.etag not in (None, "*", there["etag"]):
             raise Error(412, "PreconditionFailed", "The If-Match header is not the current ETag.")
 
     def _put(self, request: Request, kind: Kind, key: str, there: Document | None) -> Reply:

@@ -90,7 +90,7 @@ class Enrolments:
         kind = kind_of(table, service)
         there = self._store.get(kind, name)
         if request.method == "PUT" and not what:
-            new = self._put(service, table, request.json(), name, request.etag())
+            new = self._put(service, table, request.json(), name, request.condition)
             request.log["change"] = new.pop("change")
             return Reply(200, new, {"ETag": new["etag"]})
         if there is None:
@@ -100,7 +100,7 @@ class Enrolments:
         if request.method == "GET" and not what:
             return Reply(200, there, {"ETag": there["etag"]})
         if request.method == "DELETE" and not what:
-            self._delete(service, table, name, request.etag())
+            self._delete(service, table, name, request.condition)
             request.log["change"] = "delete"
             return Reply(204)
         raise Error(405, 405000, f"Method {request.method} not allowed")

@@ -20,7 +20,7 @@ class Behaviour:
     only: str = ""  # a regular expression: of "METHOD /path" only those count, and are spoilt
     throttle: int = 0  # so many requests get 429
     throttle_every: int = 0  # every so many-th request gets 429
-    retry_after: int | None = 0  # seconds, in what asks to come again; None: no such header
+    retry_after: float | None = 0.05  # seconds, in what asks to come again; None: no such header
     fail: int = 0  # so many requests get 500
     fail_every: int = 0  # every so many-th request gets 500
     cut_at: list[int] = field(default_factory=list)  # these requests' connections break off
@@ -82,8 +82,16 @@ class Request:
     def version(self) -> str:
         return self.query.get("api-version", "")
 
-    def etag(self) -> str | None:
+    @property
+    def condition(self) -> str | None:
+        """If-Match as it was sent."""
         return self.headers.get("If-Match")
+
+    @property
+    def etag(self) -> str | None:
+        """The same of a resource, whose ETags have no quotes where they are shown, and may have
+        them where they are sent."""
+        return None if self.condition is None else self.condition.strip('"')
 
     def json(self) -> dict[str, Any]:
         """The body; raises 400, 415."""
@@ -115,8 +123,14 @@ class Script:
         return self.wish
 
     def retry_after(self) -> dict[str, str]:
+        """Whole seconds (RFC 9110, 10.2.3); of a part of one, milliseconds, as some of Azure's
+        services say it besides."""
         value = self.wish.retry_after
-        return {} if value is None else {"Retry-After": str(value)}
+        if value is None:
+            return {}
+        if value != int(value):
+            return {"retry-after-ms": str(int(1000 * value))}
+        return {"Retry-After": str(int(value))}
 
 
 def utc() -> str:
