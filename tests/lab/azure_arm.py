@@ -21,12 +21,18 @@ DEVICES = r"/resourcegroups/([^/]+)/providers/Microsoft\.Devices/([^/]+)(?:/([^/
 
 
 class Arm:
-    """One subscription."""
+    """One subscription. `emptied` is told each provisioning service that is deleted."""
 
-    def __init__(self, settings: dict[str, Any], script: Script, store: Store) -> None:
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        script: Script,
+        store: Store,
+        emptied: Callable[[Document], None],
+    ) -> None:
         self._subscription, self._script, self._store = settings["subscription"], script, store
         self._at = f"https://localhost:{settings['port']}"
-        self._operations = Operations(store, script, self._gone)
+        self._operations, self._emptied = Operations(store, script, self._gone), emptied
         self.devices = Devices(settings, script, store, self._operations)
         self._routes: list[tuple[str, Callable[..., Reply]]] = [
             ("", self._about),
@@ -176,9 +182,11 @@ class Arm:
 
     def _gone(self, key: str) -> None:
         """A service goes with its enrolments, a group with its services."""
-        for each, _ in [(key.lower(), {}), *self._store.below("resource", f"{key.lower()}/")]:
-            for kind in ("enrollments", "enrollmentGroups"):
-                self._store.drop(f"{kind} {each}")
+        one = self._store.get("resource", key)
+        below = [body for _, body in self._store.below("resource", f"{key}/".lower())]
+        for each in [*([one] if one else []), *below]:
+            if each["type"] == "Microsoft.Devices/provisioningServices":
+                self._emptied(each)
 
 
 def no_group(name: str) -> Error:

@@ -67,3 +67,9 @@ class Bridge:
                 said["individual"].pop(name.lower(), None)
             else:
                 said.get("groups", {}).pop(name, None)
+
+    def emptied(self, service: Document) -> None:
+        """Nobody is enrolled any more."""
+        if self._meant(service):
+            with self._changing() as said:
+                said["individual"], said["groups"] = {}, {}

@@ -82,6 +82,12 @@ class Enrolments:
                 verdicts.append(dps_sas.verdict(token, host, secret, name, time.time()))
         return "good" if "good" in verdicts else verdicts[0]
 
+    def emptied(self, service: Document) -> None:
+        """The service is deleted, and whoever is enrolled with it."""
+        for table in IDS:
+            self._store.drop(kind_of(table, service))
+        self._bridge.emptied(service)
+
     # --- one ---
 
     def _one(

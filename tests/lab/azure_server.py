@@ -34,8 +34,8 @@ class Cloud:
         self._script, store = Script(Path(settings["behaviour"])), Store(Path(settings["store"]))
         self._port, self._log = settings["port"], Path(settings["log"])
         self._entra = Entra(settings, self._script)
-        self._arm = Arm(settings, self._script, store)
         self._enrolments = Enrolments(settings, self._script, store, self._entra)
+        self._arm = Arm(settings, self._script, store, self._enrolments.emptied)
         self._lock = threading.Lock()
 
     def answer(self, request: Request) -> Reply | None:
