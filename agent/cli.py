@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from agent import __version__, config_factory, events, journal, nap, schema, verbs
+from agent import __version__, boot_state, config_factory, events, journal, nap, schema, verbs
 from agent.errors import AgentError
+from agent.receipt import verb as receipt_verb
+from agent.reset import verb as reset_verb
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
         verb(commands)
     for verb in (_identity, _telemetry, _manufacture, _import_root, _lint_image):
         verb(commands)
+    for module in (boot_state, receipt_verb, reset_verb):
+        module.add(commands)
     return top
 
 
@@ -66,6 +70,8 @@ def _provision(commands: Any) -> None:
         "themselves there (for device.target = 'device')"
     )
     add.add_argument("--reregister", action="store_true", help=help)
+    help = "though this device was reset, and its configuration is still that of the same owner"
+    add.add_argument("--again", action="store_true", help=help)
     add.set_defaults(verb=verbs.provision)
 
 

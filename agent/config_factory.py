@@ -82,6 +82,8 @@ class Idevid:
     key: Literal["ecc256", "rsa2048"] = "ecc256"
     trust: Path = ETC / "idevid-ca.pem"
     certificate: Path | None = None
+    policy_key: Path | None = None
+    approvals: Path = ETC / "boot-states.d"
     csr: Literal["pkcs10", "tcg"] = "pkcs10"
     model: str | None = None
     subject: Subject = field(default_factory=Subject)
@@ -91,6 +93,8 @@ class Idevid:
     def problems(self) -> Problems:
         if self.est and self.ca:
             yield "ca", "give either [idevid.est] or [idevid.ca]"
+        if self.policy_key and self.profile != "tcg":
+            yield "policy_key", "needs profile = 'tcg'"
         if self.csr == "tcg" and (self.est or self.ca):
             yield "csr", "'tcg' goes by file (--csr-out): neither [idevid.est] nor [idevid.ca]"
         if self.csr == "tcg" and self.profile != "tcg":

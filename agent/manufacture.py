@@ -74,8 +74,17 @@ def key_steps(line: Line) -> list[Step]:
         preflight.clock(None, trust_files(conf)),
         preflight.look("subject", lambda: x509.written(line.who().subject)),
         ek_step(tpm, line.trust, strict=True),
+        *_boot_state(line),
         idevid_key.idevid_key(tpm, conf.idevid, parent),
     ]
+
+
+def _boot_state(line: Line) -> Iterator[Step]:
+    """A key that works in approved boot states alone is not made where it could not even ask for
+    its certificate; nor one of a kind of `policy_key` that this TPM does not know."""
+    maker = line.conf.idevid.policy_key
+    if maker is not None:
+        yield preflight.look("boot-state", lambda: line.tpm.approved(idevid_key.policy(maker)))
 
 
 def steps(line: Line, *, force: bool = False, cert_in: Path | None = None) -> list[Step]:

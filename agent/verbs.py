@@ -28,6 +28,7 @@ from agent.errors import (
     ReregistersItself,
     TelemetryElsewhere,
 )
+from agent.reset import mark
 from agent.state import State
 from agent.terminal import say
 
@@ -42,20 +43,26 @@ CONFIG = config.ETC / "config.toml"
 
 def provision(args: argparse.Namespace) -> int:
     from agent import inputs, plan
+    from agent.receipt import keep
+    from agent.receipt.facts import Here
 
     started, conf, state = time.monotonic(), config.load(args.config), opened.state()
     if args.reregister and conf.for_edge:
         why = "with device.target = 'edge', IoT Edge does that"
         raise ReregistersItself(f"cannot register this device anew: {why}")
     if args.dry_run:
+        mark.admit(conf, state, again=args.again)
         inputs.check(conf)
         return _dry_run(conf, state, anew=args.reregister)
     with state.locked(), failure.remembered(state):
+        mark.admit(conf, state, again=args.again)
         inputs.check(conf)
+        mark.lift(state)
         if args.reregister:
             _wish(state)
-        with opened.tpm(conf.tpm.tcti, state.loaded) as tpm:
+        with opened.tpm(conf.tpm.tcti, state.loaded, approvals=conf.idevid.approvals) as tpm:
             plan.run(plan.plan(conf, tpm, state, anew=args.reregister))
+            keep.after(Here(conf, state, args.config), tpm, ask=True)
     journal.tell_systemd("STATUS=provisioned")
     if journal.on_journal():  # on a terminal, the steps have just said so
         seconds = f"{time.monotonic() - started:.2f}"
@@ -74,7 +81,7 @@ def _wish(state: State) -> None:
 def _dry_run(conf: config.Config, state: State, *, anew: bool) -> int:
     from agent import plan
 
-    with opened.tpm(conf.tpm.tcti) as tpm:
+    with opened.tpm(conf.tpm.tcti, approvals=conf.idevid.approvals) as tpm:
         return _left(plan.plan(conf, tpm, state, anew=anew))
 
 
@@ -92,7 +99,7 @@ def status(args: argparse.Namespace) -> int:
     from agent import plan, status
 
     conf, state = config.load(args.config), opened.state()
-    with opened.tpm(conf.tpm.tcti) as tpm:
+    with opened.tpm(conf.tpm.tcti, approvals=conf.idevid.approvals) as tpm:
         seen = status.look(plan.plan(conf, tpm, state), state)
         room = status.room(tpm)
     if args.json:
@@ -116,18 +123,25 @@ def check(args: argparse.Namespace) -> int:
 def health(args: argparse.Namespace) -> int:
     from agent.health import run, shown, told
     from agent.health.seen import Device
+    from agent.receipt import keep
+    from agent.receipt.facts import Here
 
     state = opened.state()
     with contextlib.ExitStack() as stack:
         if not args.dry_run:
             stack.enter_context(state.locked())
+        mark.refuse(state)
+        if not args.dry_run:
             seen = stack.enter_context(told.witness(state))
         conf = config.load(args.config)
         if not args.dry_run:
             seen(conf)
         ledger = None if args.dry_run else state.loaded
-        tpm = stack.enter_context(opened.tpm(conf.tpm.tcti, ledger))
+        approvals = conf.idevid.approvals
+        tpm = stack.enter_context(opened.tpm(conf.tpm.tcti, ledger, approvals=approvals))
         report = run.run(Device(conf, tpm, state), dry=args.dry_run)
+        if not args.dry_run:
+            keep.after(Here(conf, state, args.config), tpm)
     if args.json:
         say(json.dumps(shown.as_json(report), indent=2))
     elif not journal.on_journal():  # there, what changed has been told
@@ -138,10 +152,15 @@ def health(args: argparse.Namespace) -> int:
 def needs_renewal(args: argparse.Namespace) -> int:
     from agent.health import run
     from agent.health.seen import Device
+    from agent.receipt import keep
+    from agent.receipt.facts import Here
 
-    conf = config.load(args.config)
-    with opened.tpm(conf.tpm.tcti) as tpm:
-        return 0 if run.is_due(Device(conf, tpm, opened.state())) else 1
+    conf, state = config.load(args.config), opened.state()
+    if mark.read(state) is not None:  # it was reset
+        return 1
+    with opened.tpm(conf.tpm.tcti, approvals=conf.idevid.approvals) as tpm:
+        due = run.is_due(Device(conf, tpm, state))
+        return 0 if due or keep.is_due(Here(conf, state, args.config), tpm) else 1
 
 
 def identity(args: argparse.Namespace) -> int:
@@ -152,10 +171,8 @@ def identity(args: argparse.Namespace) -> int:
         return 0
     from agent import identity
 
-    configured, conf = _config_or_default(args)
-    from agent.tpm import Tpm
-
-    with Tpm(conf.tpm.tcti, opened.auths_if_permitted()) as tpm:
+    configured, conf = config_or_default(args)
+    with opened.tpm(conf.tpm.tcti, given=opened.auths_if_permitted()) as tpm:
         found = identity.gather(tpm, conf, log.warning, configured=configured)
     if args.csv:
         say(identity_csv.table([identity_csv.row(found)]))
@@ -166,7 +183,7 @@ def identity(args: argparse.Namespace) -> int:
     return 0
 
 
-def _config_or_default(args: argparse.Namespace) -> tuple[bool, config.Config]:
+def config_or_default(args: argparse.Namespace) -> tuple[bool, config.Config]:
     """For what can be done where no configuration is yet; whether there is one."""
     if args.config != CONFIG or any(map(store.exists, config_files.files(CONFIG))):
         return True, config.load(args.config)
@@ -191,7 +208,8 @@ def manufacture(args: argparse.Namespace) -> int:
     from agent import manufacture, plan
 
     conf, state = config_factory.load(_manufacture_toml(args)), opened.state()
-    with state.locked(), opened.tpm(conf.tpm.tcti, state.loaded, opened.FACTORY) as tpm:
+    of_line: Any = {"hierarchies": opened.FACTORY, "approvals": conf.idevid.approvals}
+    with state.locked(), opened.tpm(conf.tpm.tcti, state.loaded, **of_line) as tpm:
         line = manufacture.Line(conf, tpm, state)
         if args.dry_run:
             return _left(manufacture.steps(line, force=args.force))
@@ -213,6 +231,7 @@ def telemetry(args: argparse.Namespace) -> int:
     if conf.for_edge:
         why = "with device.target = 'edge', IoT Edge does that"
         raise TelemetryElsewhere(f"cannot send messages to the hub: {why}")
+    mark.refuse(state)
     from agent import telemetry, telemetry_lines, telemetry_link
 
     gc.enable()  # this may last for years
@@ -234,7 +253,7 @@ def import_root(args: argparse.Namespace) -> int:
     found = makers.read(args.file)
     say("\n".join(import_root.shown(found)))
     into = [args.into] if args.into else []
-    directories = [*into, *_config_or_default(args)[1].tpm.manufacturer_roots]
+    directories = [*into, *config_or_default(args)[1].tpm.manufacturer_roots]
     for line in import_root.install(args.file, found, args.sha256, directories):
         say(line)
     return 0

@@ -2,17 +2,21 @@
 on a device, at a factory's station, in a checkout. Which where: tests/lab/documented_ways.py."""
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomlkit
 from cryptography.x509 import load_pem_x509_csr
 
 from tests.conftest import MakeDevice
 from tests.lab import documented, journald, pki, swtpm, tree
-from tests.lab.device import Device, Wish
+from tests.lab.azure import Azure
+from tests.lab.device import Device, Wish, merged
 from tests.lab.documented_ways import Typed, typed, way_of
 from tests.lab.factory import Board
 from tests.lab.line import Line
@@ -21,6 +25,7 @@ from tests.lab.process import TOP
 from tests.lab.world import World
 
 VIRGIN = Board(virgin=True)
+OPERATOR = f'exec "{TOP}/.venv/bin/python" -m agent.operator.cli "$@"\n'
 
 
 def test_every_place_is_one() -> None:
@@ -99,19 +104,6 @@ def test_place_request(make_device: MakeDevice) -> None:
     assert "already done" in place.typed("tpm2cloud manufacture")
 
 
-def test_place_maker(make_device: MakeDevice) -> None:
-    """Who approves boot states; the board, too, of which the line makes such a key."""
-    device = make_device(board=VIRGIN)
-    named = {"policy_key": "/etc/tpm2cloud/boot-states.d/maker.pem"}
-    shutil.copy(Line(device, **named).config, device.etc / "manufacture.toml")
-    place = Place.on(device)
-    state = place.run("tpm2cloud boot-state 2>/dev/null").stdout
-    (place.directory / "computed.json").write_text(state)
-    said = [place.typed(each.text) for each in typed("maker")]
-    assert any("boot-state   already done: approved, 'fw-1.0'" in each for each in said)
-    assert "Verified OK" in said[-1]
-
-
 def answered(device: Device, request: Path) -> None:
     csr = load_pem_x509_csr(request.read_bytes())
     issued = device.world.oem.issue(csr.public_key(), csr.subject)
@@ -131,6 +123,39 @@ def test_place_states(make_device: MakeDevice) -> None:
             shutil.copy(place.directory / "fw-1.0.json", place.directory / "computed.json")
     assert "Verified OK" in said
     assert "already done" in place.typed("tpm2cloud manufacture")
+
+
+def test_place_workstation(world: World, make_device: MakeDevice, tmp_path: Path) -> None:
+    """An operator's, whose Azure is the lab's; and she says yes when she is asked."""
+    azure = Azure(tmp_path / "azure", world.tls, dps=world.dps)
+    login = {"AZURE_TENANT_ID": azure.tenant, "AZURE_CLIENT_ID": azure.client_id}
+    login |= {"AZURE_CLIENT_SECRET": azure.client_secret, "PYTHONPATH": str(TOP)}
+    place = Place(tmp_path / "place/here", tmp_path / "etc", login)
+    place.program("tpm2cloud-operator", OPERATOR)
+    (place.directory / "operator.toml").write_text(tomlkit.dumps(workstation(azure, world)))
+    (place.directory / "boards.jsonl").write_text(make_device().agent("identity", "--json").stdout)
+    ends = {"plan": 3, "deploy": 0, "enrol": 0, "destroy": 0}
+    with azure.running():
+        for each in typed("workstation"):
+            asked = f"echo yes | script -qec {shlex.quote(each.text)} /dev/null"
+            done = place.run(asked if "destroy" in each.text else each.text)
+            assert done.returncode == ends[each.words.split()[1]], done.stdout
+            if "deploy" in each.text:
+                assert f'id_scope = "{world.dps.scope}"' in done.stdout
+            if "enrol" in each.text:
+                assert "1 new, 0 changed" in done.stdout
+        assert azure.resources() == {}
+
+
+def workstation(azure: Azure, world: World) -> dict[str, Any]:
+    """The page's configuration, but for the names and the cloud."""
+    [page] = [p for p in documented.pages() if p.name == "operator.md"]
+    text = "".join(b.text for b in documented.blocks(page) if b.language == "toml")
+    est = {"url": world.operations_est.url("mtls"), "trust": str(world.tls.trust)}
+    cloud = {"resource_manager": azure.url, "scope": f"{azure.url}/.default", "poll": "1s"}
+    cloud |= {"authority": azure.url, "trust": str(world.tls.trust)}
+    of_lab = {"azure": {"subscription": azure.subscription}, "est": est, "cloud": cloud}
+    return merged(tomlkit.parse(text).unwrap(), of_lab)
 
 
 def test_place_makers(tmp_path: Path, factory_fresh: Path) -> None:

@@ -7,12 +7,16 @@ from cryptography.x509 import Certificate
 
 from agent import config, store, x509
 from agent.errors import (
+    ApprovalForged,
+    BootStateUnapproved,
     ClockImplausible,
+    ConfigError,
     IdevidAbsent,
     IdevidExpired,
     IdevidInvalid,
     IdevidMismatch,
     IdevidUntrusted,
+    PolicyKeyOther,
 )
 from agent.steps import Step
 from agent.steps.preflight import look
@@ -30,9 +34,21 @@ def idevid(tpm: Tpm, conf: config.Idevid) -> Step:
         ):
             return "none, and none is required"
         leaf = chain(tpm, conf.trust, conf.certificate)[0]
-        return f"{HANDLE:#x} {x509.describe(leaf)}"
+        return f"{HANDLE:#x} {x509.describe(leaf)}{_approved(tpm)}"
 
     return look("idevid", done)
+
+
+def _approved(tpm: Tpm) -> str:
+    """What there is to say of a key that works in approved boot states alone. That this is none is
+    a failure of whatever needs a signature by it, and most boots need none."""
+    key = tpm.public(HANDLE)
+    if key is None or not key.needs_approval:
+        return ""
+    try:
+        return f"; works in this boot state, '{tpm.approval(key).name}'"
+    except (BootStateUnapproved, ApprovalForged, PolicyKeyOther, ConfigError) as e:
+        return f"; does not work now: {e} [{e.code}]"
 
 
 def chain(tpm: Tpm, trust: Path, file: Path | None) -> list[Certificate]:

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from agent import ek, x509
 from agent.config_factory import Idevid
 from agent.errors import IdevidKeyOther, NvOccupied
 from agent.steps import Step
 from agent.steps.idevid import HANDLE, INDEX
-from agent.tpm import Public, Tpm, Transient, templates
+from agent.tpm import Public, Tpm, Transient, approved_files, templates
 
 ENDORSEMENT = bytes.fromhex("4000000b")  # TPM_RH_ENDORSEMENT is its own name (part 1, 16)
 HASHES = {b"\x00\x0b": "sha256", b"\x00\x0c": "sha384", b"\x00\x0d": "sha512"}  # TPM_ALG_ID
@@ -25,11 +26,11 @@ def idevid_key(tpm: Tpm, conf: Idevid, parent: Callable[[], ek.Kind]) -> Step:
             return None
         if have.name not in made and not _asked_for(tpm, have, conf, parent()):
             raise IdevidKeyOther(
-                f"cannot make the IDevID a {conf.key} key of profile {conf.profile}: there is "
-                f"another key at {HANDLE:#x}, {have}"
+                f"cannot make the IDevID a {conf.key} key of profile {conf.profile}"
+                f"{_bound_by(conf)}: there is another key at {HANDLE:#x}, {have}"
             )
         made.add(have.name)
-        return f"{HANDLE:#x} {have}, profile {conf.profile}"
+        return f"{HANDLE:#x} {have}, profile {conf.profile}{_bound_by(conf)}"
 
     def apply() -> None:
         with _made(tpm, conf, parent()) as key:
@@ -40,9 +41,23 @@ def idevid_key(tpm: Tpm, conf: Idevid, parent: Callable[[], ek.Kind]) -> Step:
     return Step("idevid-key", done, apply)
 
 
+def _bound_by(conf: Idevid) -> str:
+    return f", for boot states that '{conf.policy_key}' approves" if conf.policy_key else ""
+
+
+def policy(maker: Path) -> bytes:
+    """The authPolicy of a key that works in boot states alone which this one has approved. Raises
+    ApprovalUnreadable."""
+    return approved_files.maker(maker).policy
+
+
+def _policy(conf: Idevid) -> bytes | None:
+    return policy(conf.policy_key) if conf.policy_key else None
+
+
 def _made(tpm: Tpm, conf: Idevid, parent: ek.Kind) -> AbstractContextManager[Transient]:
     if conf.profile == "tcg":
-        return tpm.idevid(conf.key)
+        return tpm.idevid(conf.key, _policy(conf))
     return tpm.ek_child(parent.handle, conf.key)
 
 
@@ -70,9 +85,10 @@ def _asked_for(tpm: Tpm, have: Public, conf: Idevid, parent: ek.Kind) -> bool:
     if conf.profile == "ek-child":
         alike = templates.like(have.blob, templates.ek_child(conf.key))
         return alike and _is_below(tpm, have, parent)
-    if not templates.like(have.blob, templates.idevid(conf.key)):
+    wanted = _policy(conf)
+    if not templates.like(have.blob, templates.idevid(conf.key, wanted)):
         return False
-    with tpm.idevid(conf.key) as same:
+    with tpm.idevid(conf.key, wanted) as same:
         return same.public.name == have.name
 
 

@@ -57,9 +57,7 @@ class Endorsement(Keys):
         return self._nv_or_raise(index)
 
     @contextlib.contextmanager
-    def idevid(
-        self, kind: templates.KeyType, policy: bytes | None = None
-    ) -> Iterator[Transient]:
+    def idevid(self, kind: templates.KeyType, policy: bytes | None = None) -> Iterator[Transient]:
         """TCG's IDevID: a primary key, so the same whenever it is made (until the endorsement seed
         changes, which only the platform can do). `policy`: instead of that of the TCG's template,
         for a key that works in approved boot states alone."""

@@ -223,12 +223,12 @@ class Keys(Nv):
     def _as_user(self, public: Public) -> Iterator[Any]:
         """What the USER role of a key asks for, once: its empty password; for one of TCG's that is
         protected against dictionary attacks, its policy, which is never counted as one. That asks
-        for the password of the endorsement hierarchy; without it, the key's own must do. One without
-        password asks for an approval of this boot state."""
+        for the password of the endorsement hierarchy; without it, the key's own must do. One that
+        has no password asks for an approval of this boot state."""
         session = ESYS_TR.PASSWORD
         with contextlib.ExitStack() as stack:
             if public.needs_approval:
-                session = stack.enter_context(self._approved(public))
+                session = stack.enter_context(self._by_approval(public.policy))
             elif public.counts_attacks and (policy := policies.KNOWN.get(public.policy)):
                 try:
                     session = stack.enter_context(self._by_policy(policy))
@@ -241,14 +241,23 @@ class Keys(Nv):
     def approval(self, public: Public) -> approved.Approval:
         """What allows the use of a key that `needs_approval`, now; nothing is used. Raises what
         approved_files.approval does."""
+        return self._approval(public.policy)
+
+    def _approval(self, policy: bytes) -> approved.Approval:
         if self.approvals is None:
             raise RuntimeError("whoever opens the TPM for such a key says where its approvals are")
-        return approved_files.approval(self, public.policy, self.approvals)
+        return approved_files.approval(self, policy, self.approvals)
+
+    def approved(self, policy: bytes) -> str:
+        """Whether keys with this authPolicy work now, by the TPM's own judgement; which approval
+        lets them. Raises what `approval` does, and TpmError."""
+        with speaking("satisfy the policy of approved boot states"), self._by_approval(policy):
+            return f"approved, '{self._approval(policy).name}'"
 
     @contextlib.contextmanager
-    def _approved(self, public: Public) -> Iterator[Any]:
-        """A session in which a key that `needs_approval` may be used, for one command."""
-        approval = self.approval(public)
+    def _by_approval(self, policy: bytes) -> Iterator[Any]:
+        """A session in which a key with this authPolicy may be used, for one command."""
+        approval = self._approval(policy)
         loaded = approved.load(self.esys, approval.maker)
         with self._flushed(loaded):
             _, name, _ = self.esys.read_public(loaded)

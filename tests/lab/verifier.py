@@ -52,11 +52,13 @@ class Claim:
 @dataclass
 class Verifier:
     """The CA. `makers`: roots of TPM makers; `between`: their intermediates. `products`: models by
-    serial number, as the factory has been told to build."""
+    serial number, as the factory has been told to build. `policy`: of IDevID keys, if it is not
+    the TCG's, but the one that the factory gives them."""
 
     makers: Iterable[x509.Certificate]
     between: Iterable[x509.Certificate]
     products: Mapping[str, str]
+    policy: bytes = IDEVID_POLICY
     _pending: dict[int, tuple[Claim, bytes]] = field(default_factory=dict)
     _issued: set[bytes] = field(default_factory=set)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -69,7 +71,7 @@ class Verifier:
         _signed_by(idevid, request)
         ek = self._ek(fields["ekCert"])
         _template("iak", iak, IAK, IAK_POLICY)
-        _template("idevid", idevid, IDEVID, IDEVID_POLICY)
+        _template("idevid", idevid, IDEVID, self.policy)
         _created(iak, fields)
         _certified(idevid, iak, fields)
         claim = Claim(self._product(fields), ek, iak, idevid, _digest(request.signed))
