@@ -159,8 +159,8 @@ def render(existing: bytes, desired: Desired, path: Path) -> bytes:
 def released(existing: bytes, path: Path) -> bytes:
     """The text of `path` without what we answer for. Raises AziotConfigInvalid if it is no TOML."""
     before, body = _open(existing, path)
-    text = edit(body, {}, [key for key in (*_OURS, *_ALWAYS) if _area(key) in before])
-    return text.encode() if text.strip() else b""
+    text = edit(body, {}, [key for key in (*_OURS, *_ALWAYS) if _area(key) in before]).rstrip()
+    return (f"{text}\n".encode() if text else b"") if before else existing
 
 
 def secrets_in(existing: bytes) -> dict[str, str]:
@@ -196,7 +196,7 @@ _ATTESTATION = ("provisioning", "attestation")
 _EST = ("cert_issuance", "est")
 _TPM_AUTH = ("tpm", "hierarchy_authorization")
 
-# First line of the file: what we answer for in it, and so may remove.
+# The file's first line: what we answer for in it, and so may remove.
 _HEAD = "# Kept up to date by tpm2cloud: "
 _AREAS = ("provisioning", "cert_issuance.est", "aziot_keys", "edge_ca", "tpm", ".".join(_TPM_AUTH))
 
@@ -222,7 +222,7 @@ _OURS: tuple[Key, ...] = (
     _TPM_AUTH,
 )
 _NAMED = ("source", "global_endpoint", "id_scope", "attestation")  # set in any case
-_ALWAYS: tuple[Key, ...] = tuple(("provisioning", name) for name in _NAMED)
+_ALWAYS = [("provisioning", name) for name in _NAMED]
 
 
 def _wanted(desired: Desired) -> Iterator[tuple[Key, Any]]:

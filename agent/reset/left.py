@@ -52,12 +52,12 @@ def configuration(path: Path, conf: Config) -> list[Path]:
     """Files with the owner's settings and her passwords, as far as they are there. Her CA files
     stay: there is nothing secret in them. The passwords of the TPM's hierarchies, too: they are
     the TPM's."""
-    est, own = conf.ldevid and conf.ldevid.est, conf.operational
-    named = [
-        est and est.password_file,
-        est and est.secret_file,
-        own and own.password_file,
-        conf.proxy and conf.proxy.password_file,
+    est, own = conf.ldevid.est if conf.ldevid else None, conf.operational
+    named: list[Path | None] = [
+        est.password_file if est else None,
+        est.secret_file if est else None,
+        own.password_file if own else None,
+        conf.proxy.password_file if conf.proxy else None,
     ]
     stores = [top / name for top in (*credentials.STORES, *ENCRYPTED) for name in SECRETS]
     wanted = [*stores, *filter(None, named), *reversed(config_files.files(path))]

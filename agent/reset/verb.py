@@ -104,8 +104,9 @@ def _reset(args: argparse.Namespace, device: Device, before: Mark | None) -> int
 def _run(state: State, wanted: Mark, steps: "Sequence[Step]") -> None:
     from agent import plan
 
-    last = steps[-1:] if wanted.wishes.configuration else []
-    plan.run(steps[: len(steps) - len(last)])
+    last = [step for step in steps if step.name == "configuration"]
+    if first := [step for step in steps if step not in last]:
+        plan.run(first)
     if last:
         mark.passed(state, "configuration")
         plan.run(last)
