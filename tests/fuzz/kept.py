@@ -2,6 +2,7 @@
 
 import tomllib
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 from agent import (
@@ -16,9 +17,10 @@ from agent import (
     turn,
 )
 from agent.backoff import Backoff
-from agent.errors import AgentError, ConfigError, Later
+from agent.errors import AgentError, ConfigError, Later, Refused
 from agent.health import memory
 from agent.moment import Moment
+from agent.receipt import attest, lines, proof, shown
 from agent.state import State, read_json
 from agent.steps import assigned, ldevid_key, pending
 from tests.fuzz.readers import NOW, directory, file, refused
@@ -106,3 +108,22 @@ def pkcs11_attributes(data: bytes) -> None:
     """What is in a row of the store, as libtpm2_pkcs11 writes it."""
     with refused(ValueError):
         pkcs11_objects.parse(data.decode("utf-8", "replace"))
+
+
+def receipt(data: bytes) -> None:
+    """Anybody's, on a machine that is to judge it; signed or not, its parts are read."""
+    with refused(Refused, ConfigError):
+        found = lines.parse(data)
+        shown.as_json(found)
+        lines.without_ek(data)
+    with refused(Refused, ConfigError):
+        proof.ek_path(lines.parse(data), file(b"", "roots.pem"))
+    _parts_of_a_receipt(data)
+
+
+def _parts_of_a_receipt(data: bytes) -> None:
+    """What is behind the signature, though there is none."""
+    with refused(ValueError):
+        attest.parse(data)
+    with refused(ValueError):
+        lines._opened(sha256(data).hexdigest(), lines.text(data))

@@ -31,6 +31,7 @@ TARGETS: dict[str, Target] = {
         kept.wrapped_key,
         kept.pkcs11_store,
         kept.pkcs11_attributes,
+        kept.receipt,
     )
 }
 
