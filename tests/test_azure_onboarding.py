@@ -29,6 +29,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with World(tmp_path_factory.mktemp("town") / "world", hub=True) as world:
         for ca in ("owner", "operations"):
             world.dps.group(world.directory / ca / "root.pem", enabled=False)
+        world.dps.behave(retry_after=0, polls=0)
         yield world
 
 

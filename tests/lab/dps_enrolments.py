@@ -109,6 +109,8 @@ def thumbprint(certificate: x509.Certificate) -> str:
 
 def chained(chain: list[x509.Certificate], enrolled: list[x509.Certificate]) -> x509.Certificate:
     """The enrolled CA this chain leads to; raises 401."""
+    if not enrolled:
+        raise Error(401, 401002, "Unauthorized: no CA is enrolled")
     verifier = (
         PolicyBuilder()
         .store(Store(enrolled))
