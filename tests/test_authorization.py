@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent import opened
 from agent.authorization import escrow
@@ -31,30 +30,11 @@ from agent.steps.preflight import tpm_answers
 from agent.steps.srk import HANDLE as SRK
 from agent.tpm import Tpm
 from tests.lab import pki
+from tests.lab.owner import Key, Owner
 from tests.lab.tools import Tools
 
 ALL = ("owner", "endorsement", "lockout")
 NAMES = [f"tpm-{name}-auth" for name in ALL]
-Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-
-
-class Owner:
-    """Of devices: a private key at home, the public one in their images."""
-
-    def __init__(self, directory: Path) -> None:
-        self.key, self.public = directory / "owner-key.pem", directory / "escrow.pem"
-        self.have(ec.generate_private_key(ec.SECP256R1()))
-
-    def have(self, key: Key) -> None:
-        pki.write_private(self.key, pki.private_pem(key))
-        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        self.public.write_bytes(public)
-
-    def opens(self, file: Path) -> dict[str, str]:
-        """By the command in the manual."""
-        command = ["openssl", "cms", "-decrypt", "-inform", "DER", "-in", str(file)]
-        done = subprocess.run([*command, "-inkey", str(self.key)], capture_output=True, check=True)
-        return dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
 
 
 class Home:
@@ -62,7 +42,7 @@ class Home:
 
     def __init__(self, tcti: str, base: Path) -> None:
         self.tcti, self.base, self.state = tcti, base, State(base / "state")
-        self.owner, self.tools = Owner(base), Tools(tcti, base)
+        self.owner, self.tools = Owner(base, base / "escrow.pem"), Tools(tcti, base)
         self.state.directory.mkdir()
         self.conf = self.wanting(*ALL)
         with Tpm(tcti) as tpm, tpm.srk("ecc256") as srk:

@@ -61,7 +61,8 @@ def _ready(device: Device) -> None:
     own = dated(conf, state) if conf.dps.attestation == "x509" else None
     here = same_tpm(device.tpm, conf, state)
     for step in (
-        preflight.tpm_answers(device.tpm, conf.tpm.wait.total_seconds()),
+        # To renew takes no password of a hierarchy: that one is withheld, each boot says.
+        preflight.tpm_answers(device.tpm, conf.tpm.wait.total_seconds(), unlocked=False),
         preflight.clock(own, filter(_readable, inputs.trust_files(conf))),
         preflight.device_id(device.who),
         here,

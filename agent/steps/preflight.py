@@ -17,16 +17,16 @@ def look(name: str, evidence: Callable[[], str]) -> Step:
     return Step(name, evidence, lambda: None)
 
 
-def tpm_answers(tpm: Tpm, wait: float) -> Step:
-    """The TPM, waited for at most `wait` seconds: a driver may come up after us. Raises what its
-    passwords that are kept here cannot be opened for."""
+def tpm_answers(tpm: Tpm, wait: float, *, unlocked: bool = True) -> Step:
+    """The TPM, waited for at most `wait` seconds: a driver may come up after us. `unlocked`: with
+    the passwords that are kept here; raises what they cannot be opened for."""
 
     def done() -> str | None:
         try:
             told = f"{tpm} at {tpm.tcti}"
         except TpmUnavailable:
             return None
-        if tpm.withheld:
+        if unlocked and tpm.withheld:
             raise tpm.withheld
         return told
 

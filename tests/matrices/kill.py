@@ -1,10 +1,10 @@
 """The agent is killed, and the power fails, at every one of its effects.
 
 Scenes: first boots with IoT Edge and without, by X.509 and by TPM; what a device without IoT Edge
-goes through later; what the companion does about certificates; the factory step. In each the
-effects are found by strace(1): every system call by which the agent changes a file, syncs it, moves
-it to its place, sends the TPM a command that does not only read, asks a server, starts or ends a
-program. Each is a place to be cut off just before it, and just after it where that is another thing
+goes through later; what the companion does about certificates; the factory step; the TPM getting
+passwords. In each the effects are found by strace(1): every system call by which the agent changes
+a file, syncs it, moves it to its place, sends the TPM a command that does not only read, asks a
+server, starts or ends a program. Each is a place to be cut off just before it, and just after it where that is another thing
 than just before the next one (tests/lab/crash.py); at each place once the agent alone is killed,
 and once the power fails, with the TPM (tests/lab/cuts.py). What happens while another program or
 another thread is at work is cut off at moments close to each other.
@@ -34,6 +34,7 @@ from tests.lab import cut_registration, cut_renewal, cuts, registering
 from tests.lab.clock import Clock
 from tests.lab.cut_first_boot import FirstBoot
 from tests.lab.cut_manufacture import Manufacture
+from tests.lab.cut_passwords import Passwords
 from tests.lab.cut_registration import Registration
 from tests.lab.cut_renewal import PLAYED, Renewal
 from tests.lab.cuts import At, Cut, Ended, Moment
@@ -98,6 +99,11 @@ def renewal(scene: Scene, stack: ExitStack, base: Path) -> list[Renewal]:
     return actors
 
 
+def passwords(keep: str, _: ExitStack, base: Path) -> list[Passwords]:
+    world = World(base / "world")
+    return [Passwords(world, base / f"board-{n}", keep) for n in range(WORKERS)]
+
+
 def _prepared(scenes: Sequence[Scene], actor: Renewal) -> None:
     for scene in scenes:
         actor.home.prepare(scene)
@@ -130,6 +136,8 @@ def acts() -> Iterator[Act]:
     for method, profile, arguments in MADE:
         name = " ".join(("factory,", method, profile, *arguments))
         yield Act(name, partial(manufacture, method, profile, arguments))
+    for keep in ("sealed", "credential"):
+        yield Act(f"passwords of the TPM, {keep}", partial(passwords, keep))
     for scene in PLAYED:
         yield Act(f"companion, {scene.name}", partial(renewal, scene))
 
