@@ -10,6 +10,7 @@ import pytest
 
 from agent import cli, config, config_factory, lint
 from agent.errors import every_error
+from agent.operator.settings import Operator
 from docs import troubleshooting
 from docs.manual import subcommands
 from tests.lab import documented
@@ -107,7 +108,7 @@ def test_every_command_of_ours_exists_with_its_options() -> None:
     assert found > 100
 
 
-SCHEMAS = (config.Config, config_factory.Factory)
+SCHEMAS = (config.Config, config_factory.Factory, Operator)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -118,6 +119,11 @@ def test_every_setting_that_a_page_shows_is_one(name: str) -> None:
         if block.language == "toml" and not block.text.startswith("# of "):
             for at in _walked(tomllib.loads(block.text)):
                 assert at in known | tables, (name, block.line, at)
+
+
+def test_every_setting_of_the_operators_is_on_their_page() -> None:
+    text = "".join(b.text for b in documented.blocks(DOCS / "operator.md") if b.language == "toml")
+    assert set(_walked(tomllib.loads(text))) == set(settings(Operator))
 
 
 def _above(at: str) -> Iterator[str]:

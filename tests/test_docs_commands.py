@@ -27,6 +27,7 @@ def test_a_command_has_a_way_in_which_it_is_executed(command: Command) -> None:
         text = (TOP / file).read_text()
         assert not name or re.search(rf"^def {name}\(", text, re.MULTILINE), found.test
         assert found.says in text, (found.test, found.says)
+        assert not found.section or f'"{documented.heading(command)}"' in text, command.line
     if isinstance(found, Setup):
         setup = (TOP / "tests/setup").read_text()
         for package in command.words.split()[2:]:
@@ -62,7 +63,7 @@ AZ = {
 
 
 def test_az_is_called_as_its_reference_has_it() -> None:
-    called = [each.words for each in COMMANDS if each.words.startswith("az ")]
+    called = [each.words for each in COMMANDS if each.words.startswith("az iot ")]
     for words in called:
         verb = re.match(r"az iot ([a-z -]+?) --", words)
         assert verb, words

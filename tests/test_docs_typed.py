@@ -113,8 +113,8 @@ def answered(device: Device, request: Path) -> None:
 def test_place_states(make_device: MakeDevice) -> None:
     """A board whose key is to work in approved boot states alone."""
     device = make_device(board=VIRGIN)
-    policy = {"policy_key": "/etc/tpm2cloud/boot-states.d/maker.pem"}
-    line = Line(device, **policy, approvals="/etc/tpm2cloud/boot-states.d")
+    states = "/etc/tpm2cloud/boot-states.d"
+    line = Line(device, policy_key=f"{states}/maker.pem", approvals=states)
     shutil.copy(line.config, device.etc / "manufacture.toml")
     place = Place.on(device)
     for each in typed("states"):

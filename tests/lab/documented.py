@@ -55,6 +55,13 @@ def blocks(page: Path) -> Iterator[Block]:
             begun = None
 
 
+def heading(command: Command) -> str:
+    """The section of its page that it is in, as it is written there."""
+    page = next(page for page in pages() if page.name == command.page)
+    above = page.read_text().splitlines()[: command.line]
+    return next(line for line in reversed(above) if re.match("#+ ", line))
+
+
 def indented(page: Path) -> list[int]:
     """Lines that Markdown takes for code although no fence is around them."""
     fenced, found, before = False, [], ""
