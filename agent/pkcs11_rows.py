@@ -119,7 +119,7 @@ def _unlocked(path: Path) -> bytes | None:
     until = time.monotonic() + SETTLES
     while time.monotonic() < until:
         before, data, after = _state(path), path.read_bytes(), _state(path)
-        if data[18:20] == b"\2\2":
+        if data[19:20] == b"\2":  # what SQLite itself goes by (file format, 1.3.3)
             return None
         if before == after and before[0] == 0 and before[-1] == data[:100]:
             return data

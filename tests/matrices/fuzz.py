@@ -18,7 +18,9 @@ def prove(base: Path, tell: Tell, only: str = "") -> Report:
     wanted = {name: reader for name, reader in TARGETS.items() if only in name}
     runs = {name: _fuzzed(name, base, tell) for name in wanted}
     failed = [f"{name}:\n{run.bug}" for name, run in runs.items() if run.bug]
-    counts = [Count(name, run.inputs, 0 if run.bug else run.inputs) for name, run in runs.items()]
+    counts = [
+        Count(name, max(run.inputs, 1), 0 if run.bug else run.inputs) for name, run in runs.items()
+    ]
     table = ["| What is read | Inputs |", "|---|---:|"]
     table += [f"| {_title(name, wanted[name])} | {run.inputs} |" for name, run in runs.items()]
     return Report(TITLE, counts, table, failed)
