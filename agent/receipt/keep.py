@@ -4,8 +4,10 @@ The file is replaced as a whole, so there is the one before or the one after. Wh
 looked at before a line is put behind it: nobody's changes are signed.
 """
 
+import contextlib
 import logging
 import secrets
+from collections.abc import Iterator
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -27,12 +29,8 @@ MOST = 4096  # lines; then another receipt is begun
 def after(here: Here, tpm: Tpm, *, ask: bool = False) -> None:
     """At the end of a run that went well. What cannot be written is told, and is no failure: the
     device is not worse for it, and the next run tries again. `ask`: see facts.now."""
-    try:
+    with _told():
         record(here, tpm, ask=ask)
-    except AgentError as e:
-        told = ReceiptNotWritten(f"cannot write the receipt: {e} [{e.code}]")
-        about = journal.about(events.failed(ReceiptNotWritten), step="receipt", code=told.code)
-        log.warning("%s [%s]\nRemedy: %s", told, told.code, told.remedy, extra=about)
 
 
 def is_due(here: Here, tpm: Tpm) -> bool:
@@ -54,10 +52,21 @@ def record(here: Here, tpm: Tpm, *, ask: bool = False) -> None:
 
 def ended(here: Here, tpm: Tpm, did: str) -> None:
     """An owner has let this device go: `did` is "reset" or "decommissioned"; nothing of the facts
-    is true any more. The next provisioning is a first one. Raises as `record` does."""
-    there = _there(here)
-    if there is not None and not (_last(there) is None and did in there.events[-1]["did"]):
-        _append(here, tpm, there, [did], None)
+    is true any more, and the next provisioning is a first one. Told as by `after`."""
+    with _told():
+        there = _there(here)
+        if there is not None and _last(there) is not None:
+            _append(here, tpm, there, [did], None)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except AgentError as e:
+        told = ReceiptNotWritten(f"cannot write the receipt: {e} [{e.code}]")
+        about = journal.about(events.failed(ReceiptNotWritten), step="receipt", code=told.code)
+        log.warning("%s [%s]\nRemedy: %s", told, told.code, told.remedy, extra=about)
 
 
 # --- what is there ---
@@ -115,7 +124,8 @@ def _goes_on(there: Receipt, here: Here, by: Signer, shown: Ek | None) -> bool:
     """It is of this TPM, this key, and tells of the EK or not, as it is to be."""
     header = there.header
     made_with = (header["srk"], header["signer"], header["key"], there.idevid[:1])
-    now = (_srk(here), by.kind, lines.text(by.spki), (by.leaf,) if by.leaf else ())
+    srk = _srk(here) or header["srk"]  # forgotten, in a reset
+    now = (srk, by.kind, lines.text(by.spki), (by.leaf,) if by.leaf else ())
     return made_with == now and _same(there.ek, shown) and there.length < MOST
 
 
