@@ -3,7 +3,6 @@
 The operator's tool makes the cloud, in the lab's Azure; devices get the lines that it prints, and
 nothing else of the cloud; what is enrolled there is who the lab's provisioning service knows."""
 
-import json
 import os
 import subprocess
 import sys
@@ -126,7 +125,6 @@ def test_from_an_empty_subscription_to_devices_that_the_hub_lets_in(
 
         azure.forget()
         operator.told("deploy")
-        assert json.loads(operator.told("plan", "--json"))["steps"]
         assert azure.changes() == azure.wishes() == []
 
         operator.told("destroy", "--yes")
