@@ -3,106 +3,62 @@
 The operator's tool makes the cloud, in the lab's Azure; devices get the lines that it prints, and
 nothing else of the cloud; what is enrolled there is who the lab's provisioning service knows."""
 
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomlkit
 
 from tests.lab.azure import Azure
+from tests.lab.desk import HUB, Desk, Said
 from tests.lab.device import Device, Wish
-from tests.lab.process import TOP
 from tests.lab.world import World
 
-HUB, SERVICE = "plant-hub", "plant-dps"
 
-
-@pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[World]:
     """Its provisioning service knows nobody but who is enrolled in Azure."""
-    with World(tmp_path_factory.mktemp("town") / "world", hub=True) as world:
+    with World(tmp_path / "world", hub=True) as world:
         for ca in ("owner", "operations"):
             world.dps.group(world.directory / ca / "root.pem", enabled=False)
         world.dps.behave(retry_after=0, polls=0)
         yield world
 
 
-@pytest.fixture(scope="module")
-def azure(town: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
-    where = tmp_path_factory.mktemp("azure") / "azure"
-    with Azure(where, town.tls, dps=town.dps, hub_hosts={HUB: town.hub.host}).running() as azure:
+@pytest.fixture
+def azure(town: World, tmp_path: Path) -> Iterator[Azure]:
+    hosts = {HUB: town.hub.host}
+    with Azure(tmp_path / "azure", town.tls, dps=town.dps, hub_hosts=hosts).running() as azure:
         azure.behave(polls=0)
         yield azure
 
 
-class Operator:
-    """Who runs tpm2cloud-operator in a directory of hers."""
-
-    def __init__(self, directory: Path, azure: Azure, world: World) -> None:
-        self.azure, self.directory = azure, directory
-        config = {
-            "azure": {
-                "subscription": azure.subscription,
-                "resource_group": "plant",
-                "location": "westeurope",
-            },
-            "hub": {"name": HUB},
-            "dps": {"name": SERVICE},
-            "est": {"url": world.owner_est.url("mtls"), "trust": str(world.tls.trust)},
-            "enrolment": {"edge": False},
-            "cloud": {
-                "resource_manager": azure.url,
-                "scope": f"{azure.url}/.default",
-                "authority": azure.authority,
-                "trust": str(world.tls.trust),
-                "poll": "1s",
-            },
-        }
-        (directory / "operator.toml").write_text(tomlkit.dumps(config))
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The tool, logged in by the environment, as azure-identity reads it."""
-        login = {
-            "AZURE_TENANT_ID": self.azure.tenant,
-            "AZURE_CLIENT_ID": self.azure.client_id,
-            "AZURE_CLIENT_SECRET": self.azure.client_secret,
-        }
-        return subprocess.run(
-            [sys.executable, "-m", "agent.operator.cli", *arguments],
-            cwd=self.directory,
-            env={**os.environ, **login, "PYTHONPATH": str(TOP)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-
-    def told(self, *arguments: str) -> str:
-        """What it prints when all is well."""
-        done = self(*arguments)
-        assert done.returncode == 0, done.stderr
-        assert self.azure.client_secret not in done.stdout + done.stderr
-        return done.stdout
+def told(said: Said) -> str:
+    """What the tool prints when all is well."""
+    assert said.status == 0, said.err
+    return said.out
 
 
-def configured(device: Device, lines: dict[str, Any]) -> Device:
+def configure(device: Device, dps: dict[str, Any]) -> None:
     """With the printed lines, instead of what devices of the lab usually are told of the cloud."""
-    device.configure({"dps": {"id_scope": None, "endpoint": None}})
-    device.configure({"dps": {"id_scope": None, "endpoint": None, **lines["dps"]}})
-    return device
+    nothing = {"id_scope": None, "endpoint": None}
+    device.configure({"dps": nothing})
+    assert "id_scope" not in device.config.read_text()
+    device.configure({"dps": {**nothing, **dps}})
+
+
+def refused(device: Device) -> bool:
+    done = device.agent("provision", "--reregister")
+    return (done.returncode, "[dps-not-enrolled]" in done.stderr) == (76, True)
 
 
 def test_from_an_empty_subscription_to_devices_that_the_hub_lets_in(
     town: World, azure: Azure, tmp_path: Path
 ) -> None:
-    operator = Operator(tmp_path, azure, town)
-    lines = tomllib.loads(operator.told("deploy"))
-    assert lines == {"dps": {"id_scope": town.dps.scope, "endpoint": town.dps.url}}
+    operator = Desk(tmp_path / "desk", azure, town.owner_est.url("mtls"), town.tls.trust)
+    dps = tomllib.loads(told(operator.run("deploy")))["dps"]
+    assert dps == {"id_scope": town.dps.scope, "endpoint": town.dps.url}
 
     by_tpm = Wish(id="by-tpm", target="device", attestation="tpm", enrolled=False)
     by_certificate = Wish(id="by-certificate", target="device")
@@ -111,12 +67,12 @@ def test_from_an_empty_subscription_to_devices_that_the_hub_lets_in(
         Device(town, tmp_path / "by-certificate", by_certificate) as other,
     ):
         for device in (one, other):
-            configured(device, lines)
-        before = one.agent("provision")
-        assert (before.returncode, "[dps-not-enrolled]" in before.stderr) == (76, True)
+            configure(device, dps)
+        assert refused(one)
 
-        (tmp_path / "one.json").write_text(one.agent("identity", "--json").stdout)
-        assert "new by-tpm" in operator.told("enrol", "one.json")
+        file = tmp_path / "one.json"
+        file.write_text(one.agent("identity", "--json").stdout)
+        assert "new by-tpm" in told(operator.run("enrol", file))
         for device in (one, other):
             done = device.agent("provision", "--reregister")
             assert done.returncode == 0, done.stderr
@@ -124,10 +80,9 @@ def test_from_an_empty_subscription_to_devices_that_the_hub_lets_in(
         assert came == {"by-tpm": "token", "by-certificate": "certificate"}
 
         azure.forget()
-        operator.told("deploy")
-        assert azure.changes() == azure.wishes() == []
+        told(operator.run("deploy"))
+        assert azure.wishes() == []
 
-        operator.told("destroy", "--yes")
+        told(operator.run("destroy", "--yes"))
         assert azure.resources() == {}
-        gone = one.agent("provision", "--reregister")
-        assert (gone.returncode, "[dps-not-enrolled]" in gone.stderr) == (76, True)
+        assert refused(one)
