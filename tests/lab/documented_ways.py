@@ -180,7 +180,7 @@ WAYS: dict[str, dict[str, Way]] = {
         "tpm2cloud health --dry-run": Typed("device"),
         "tpm2cloud identity": Typed("device"),
         "echo '{\"temperature\": 21.5}' | tpm2cloud telemetry": Typed("message"),
-        "journalctl -f -n all -b MESSAGE_ID=": Booted(status=124, within=10),
+        "journalctl -f -n all -b MESSAGE_ID=": Booted(status=124, within=3),
         "journalctl -m": Booted(),
     },
 }

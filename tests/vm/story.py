@@ -26,7 +26,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Story:
-    """One boot, as far as it concerns us."""
+    """One boot, as far as it concerns us; not what a second start of the service did in it."""
 
     began: float  # seconds since the kernel was started
     steps: list[Step]
@@ -36,8 +36,10 @@ class Story:
     def of(cls, journal: Journal, boot: int) -> Self:
         """Of the Nth boot in this journal."""
         which = f"--boot={boot}"
-        [began] = journal.entries(which, f"MESSAGE_ID={STARTING}", f"UNIT={UNIT}")[:1]
-        ours = journal.entries(which, "SYSLOG_IDENTIFIER=tpm2cloud")
+        began, *again = journal.entries(which, f"MESSAGE_ID={STARTING}", f"UNIT={UNIT}")
+        end = seconds(again[0]) if again else float("inf")
+        every = journal.entries(which, "SYSLOG_IDENTIFIER=tpm2cloud")
+        ours = [entry for entry in every if seconds(entry) < end]
         told = [e for e in ours if "TPM2CLOUD_STEP" in e and "TPM2CLOUD_SECONDS" in e]
         start = seconds(began)
         steps = [Step(e["TPM2CLOUD_STEP"], seconds(e) - start, e["MESSAGE"]) for e in told]

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from tests.lab import documented_ways
 from tests.lab.world import World
 from tests.vm import journal, sandbox
 from tests.vm.first import (
@@ -137,6 +138,17 @@ def test_the_second_boot_finds_everything_done(watched: Watched) -> None:
     assert [message for message in not_done if not message.startswith("registration ")] == []
     assert watched.asked[1] == watched.asked[0]
     assert watched.answers[1]["tpm2cloud status"].status == 0
+
+
+def test_what_the_documentation_says_to_ask_is_answered(watched: Watched) -> None:
+    """Systemd and its journal, with our units and our entries in them."""
+    asked = documented_ways.booted()
+    assert len(asked) > 5
+    for question, how in asked.items():
+        done = watched.answers[1][question]
+        assert done.status == how.status, (question, done.output)
+    explained = watched.answers[1]["journalctl -x -u tpm2cloud-firstboot"].output
+    assert "Defined-By: tpm2cloud" in explained
 
 
 # --- its certificates are looked after ---
