@@ -1,6 +1,6 @@
 """What a reset does, in order: who might use the keys is stopped; the keys go, first of the TPM,
-then of the token, then what is kept of them in files; then certificates; then configurations; the
-state last. Each step looks first, and may be cut off anywhere.
+then of the token, then what is kept of them in files; then certificates; then configurations, and
+passwords of the TPM's; the state last. Each step looks first, and may be cut off anywhere.
 """
 
 import os
@@ -11,11 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from agent import aziot, aziot_config, pkcs11, store
-from agent.config import Config
+from agent.authorization.kept import Kept
+from agent.config import HIERARCHIES, Config
 from agent.health import services, told
 from agent.reset.mark import Mark
 from agent.state import State
-from agent.steps import Step, forgetting, idevid, ldevid_key
+from agent.steps import Step, authorization, forgetting, idevid, ldevid_key
 from agent.steps.aziot import file
 from agent.tpm import Tpm
 
@@ -48,6 +49,7 @@ def _rest(conf: Config, tpm: Tpm, state: State, mark: Mark) -> Iterator[Step]:
     yield _gone("certificates", lambda: [*_certificates(state), *burnt, *kept()])
     if conf.for_edge:
         yield _aziot_config(conf)
+    yield _passwords(tpm, state)
     yield _gone("state", lambda: [*_state(conf, state), *_edge(conf, forgetting.NAMES)])
 
 
@@ -156,6 +158,19 @@ def _aziot_config(conf: Config) -> Step:
             store.remove(copy)
 
     return Step("aziot-config", done, apply)
+
+
+def _passwords(tpm: Tpm, state: State) -> Step:
+    """Those of the TPM's hierarchies that we have set, once nothing needs them any more."""
+    kept = Kept(tpm, state)
+
+    def done() -> str | None:
+        return None if any(map(kept.has, HIERARCHIES)) else "none is ours"
+
+    def release() -> None:
+        authorization.released(tpm, state)
+
+    return Step("authorization", done, release)
 
 
 def _state(conf: Config, state: State) -> list[Path]:

@@ -42,7 +42,7 @@ def on_disk(conf: Config, state: State, wishes: Wishes, files: Iterable[Path]) -
         yield from (f"{path} (--configuration removes it)" for path in files)
     if not wishes.burn_idevid and conf.idevid.certificate.exists():
         yield f"{conf.idevid.certificate}: IDevID certificate, of the factory"
-    if state.reset.exists() or wishes:
+    if state.reset.exists():
         yield f"{state.reset}: that it was reset, and what is to be revoked"
     if conf.for_edge:
         yield "the images and the data of IoT Edge's modules (the container engine's)"

@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent import config, events, failure, journal, opened
@@ -62,7 +63,8 @@ def reset(args: argparse.Namespace) -> int:
         conf = config.load(args.config)
         hierarchies = opened.FACTORY if args.burn_idevid else opened.DEVICE
         ledger = None if args.dry_run else state.loaded
-        with opened.tpm(conf.tpm.tcti, ledger, hierarchies) as tpm:
+        approvals = conf.idevid.approvals
+        with opened.tpm(conf.tpm.tcti, ledger, hierarchies, approvals=approvals) as tpm:
             return _reset(args, Device(conf, tpm, state), before)
 
 
@@ -96,21 +98,37 @@ def _reset(args: argparse.Namespace, device: Device, before: Mark | None) -> int
     if todo or before is None or before.phase != "done":
         _confirmed(args, before, wanted, todo)
         mark.write(device.state, wanted)
-        _run(device.state, wanted, steps)
+        write = partial(_written, args, device, wanted)
+        if wanted.wishes.burn_idevid:
+            write()  # as long as there is a key to sign it with
+        _run(device.state, wanted, steps, write)
     _tell(args, device, wanted, {step.name: step.name in todo for step in steps})
     return 0
 
 
-def _run(state: State, wanted: Mark, steps: "Sequence[Step]") -> None:
+def _run(
+    state: State, wanted: Mark, steps: "Sequence[Step]", write: Callable[[], None] | None = None
+) -> None:
+    """`write`: the receipt, as long as there is a configuration."""
     from agent import plan
 
     last = [step for step in steps if step.name == "configuration"]
     if first := [step for step in steps if step not in last]:
         plan.run(first)
+    if write:
+        write()
     if last:
         mark.passed(state, "configuration")
         plan.run(last)
     _done(state, wanted)
+
+
+def _written(args: argparse.Namespace, device: Device, wanted: Mark) -> None:
+    from agent.receipt import keep
+    from agent.receipt.facts import Here
+
+    here = Here(device.conf, device.state, args.config)
+    keep.ended(here, device.tpm, "decommissioned" if wanted.wishes.decommission else "reset")
 
 
 def _done(state: State, wanted: Mark) -> None:
