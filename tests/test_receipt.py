@@ -371,3 +371,22 @@ def test_the_commands_of_the_documentation_work(
     done = receipts.typing(by_iak, verifier, section("## A device without an IDevID"))
     assert done.returncode == 0, done.stderr
     assert "which is in the TPM of this EK" in done.stdout
+
+
+# --- its next life ---
+
+
+def test_it_goes_on_when_the_device_is_let_go_and_when_somebody_has_it_again(
+    device: Device, second: bytes
+) -> None:
+    path, trust = device.state / "receipt.jsonl", str(device.etc / "idevid-ca.pem")
+    done = device.agent("reset", "-y")
+    assert done.returncode == 0, done.stderr
+    again = device.agent("provision", "--again")
+    assert again.returncode == 0, again.stderr
+    kept = device.directory / "kept.jsonl"
+    kept.write_bytes(second)
+    verify = ("verify", str(path), "--trust", trust, "--after", str(kept), "--json")
+    events = told(device.agent("receipt", *verify))["events"]
+    assert [event["did"] for event in events[2:]] == [["reset"], ["provisioned"]]
+    assert events[2]["facts"] is None
