@@ -79,7 +79,7 @@ class EscrowUnusable(ConfigError):
 
 
 class HostKeyMissing(ConfigError):
-    """systemd-creds cannot encrypt on this device: it is not there, or has no host key."""
+    """Encrypting by systemd-creds fails on this device: it is not there, or has no host key."""
 
     code = "host-key-missing"
     remedy = (

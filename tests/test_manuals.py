@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import cli, config_factory, events, lint
+from agent import cli, config, config_factory, events, lint
 from agent.errors import every_error
 from agent.health import certd, judge, ladder, look
 from docs.manual import subcommands
@@ -162,7 +162,7 @@ def test_every_credential_is_in_the_manual_and_the_unit(manual: str) -> None:
     code = "".join(file.read_text() for file in (TOP / "agent").rglob("*.py"))
     read = set(re.findall(r'credentials\.read\(\s*"([\w-]+)"', code))
     read = {name for name in read if not name.startswith("factory-")}
-    assert loaded == read | {"tpm-owner-auth", "tpm-endorsement-auth"}
+    assert loaded == read | {f"tpm-{name}-auth" for name in config.HIERARCHIES}
     factory = set(re.findall(r'credentials\.\w+\(\s*"(factory-[\w-]+)"', code))
     assert {"factory-est-password", "factory-ca-password"} <= factory
     assert loaded | factory | {"tpm-platform-auth"} <= listed

@@ -138,12 +138,12 @@ def test_every_secret_the_agent_asks_for_can_be_put_into_the_credential_store() 
     factory's are none of the service's."""
     every = {name for file in (units.TOP / "agent").rglob("*.py") for name in asked_for(file)}
     asked = {name for name in every if not name.startswith("factory-")}
-    assert len(asked) == 6
+    assert len(asked) == 7
     assert set(SERVICE["Service.LoadCredential"]) == asked
 
 
 def asked_for(file: Path) -> set[str]:
-    """First arguments of credentials.read() and .optional(); {name} is owner or endorsement."""
+    """First arguments of credentials.read() and .optional(); {name} is a hierarchy."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         match node:
@@ -152,7 +152,7 @@ def asked_for(file: Path) -> set[str]:
                 args=[name, *_],
             ):
                 text = ast.unparse(name).lstrip("f").strip("'\"")
-                found |= {text.format(name=each) for each in ("owner", "endorsement")}
+                found |= {text.format(name=each) for each in config.HIERARCHIES}
     return found
 
 
