@@ -1,19 +1,24 @@
 """The operator's desk: operator.toml, the tool, and what it said."""
 
+import hashlib
 import json
 import os
+import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.deviceid import registration_ids
 from agent.operator import cli
 from tests.lab.azure import Azure
-from tests.lab.process import TOP
+from tests.lab.process import PATIENCE, TOP
 
 GROUP, HUB, DPS = "tpm2cloud-rg", "contoso-hub", "contoso-dps"
 
@@ -105,6 +110,55 @@ class Tool:
         return Said(status, out, err)
 
 
-def exported(devices: Sequence[dict[str, Any]]) -> str:
+def until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > end:
+            raise TimeoutError("it did not happen")
+        time.sleep(0.02)
+
+
+def exported(devices: Iterable[dict[str, Any]]) -> str:
     """As `tpm2cloud manufacture` writes them: a line for each."""
     return "".join(json.dumps(each) + "\n" for each in devices)
+
+
+# --- devices that there are not ---
+
+
+def made_up(number: int, **more: Any) -> dict[str, Any]:
+    """The export of a device, as `tpm2cloud identity --json` writes it. Its EK looks like one; that
+    its modulus is the product of two primes, nobody can see."""
+    random = hashlib.shake_256(number.to_bytes(8)).digest(256)
+    modulus = bytes([random[0] | 0x80]) + random[1:-1] + bytes([random[-1] | 1])
+    blob = ek_blob(modulus)
+    key = {
+        "template": "EK-RSA2048",
+        "algorithm": "rsa2048",
+        "public": b64encode(blob).decode(),
+        "sha256": registration_ids(blob)["sha256_hex"],
+        "registration_ids": registration_ids(blob),
+        "handle": None,
+    }
+    return {
+        "format": 1,
+        "tpm2cloud": "1",
+        "registration_id": f"device-{number:06}",
+        "hostname": "device",
+        "serial": None,
+        "tpm": "SW",
+        "endorsement_key": key,
+        "endorsement_key_azure": None,
+        "endorsement_certificates": [],
+        "endorsement_chain": [],
+        "idevid": None,
+    } | more
+
+
+def ek_blob(modulus: bytes, *, attributes: int = 0x000300B2, kind: int = 1) -> bytes:
+    """TPM2B_PUBLIC of the template L-1 (TCG EK profile 2.5, B.3.3)."""
+    policy = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
+    public = struct.pack(">HHIH", kind, 0x000B, attributes, len(policy)) + policy
+    public += struct.pack(">HHHHHI", 0x0006, 128, 0x0043, 0x0010, 2048, 0)
+    public += struct.pack(">H", len(modulus)) + modulus
+    return struct.pack(">H", len(public)) + public
