@@ -216,6 +216,27 @@ def test_a_device_that_is_named_by_its_ek_cannot_withhold_it(
     assert "[receipt-names-ek]" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "registers"),
+    [
+        ({"ek": False}, 8),
+        ({"pcrs": "sha256:7,23"}, 2),
+        ({"pcrs": "sha512:0"}, 0),  # a bank that is not allocated
+    ],
+)
+def test_what_is_told_besides_is_as_its_owner_wants_it(
+    by_iak: Device, tmp_path: Path, settings: dict[str, Any], registers: int
+) -> None:
+    by_iak.configure({"receipt": settings})
+    wanted = facts.Here(config.load(by_iak.config), State(tmp_path), by_iak.config)
+    by_iak.configure({})
+    with Tpm(by_iak.tcti) as tpm:
+        keep.record(wanted, tpm)
+    found = lines.parse((tmp_path / "receipt.jsonl").read_bytes())
+    assert len(found.pcrs) == registers
+    assert (found.ek is None) == (found.header["ek"] is None) == ("ek" in settings)
+
+
 # --- without an IDevID ---
 
 
