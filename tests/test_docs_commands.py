@@ -50,7 +50,7 @@ def test_most_commands_are_executed() -> None:
 
 # --- az: the options that there are ---
 
-# https://learn.microsoft.com/cli/azure/iot, read in November 2026.
+# The options that are used here, as https://learn.microsoft.com/cli/azure/iot names them.
 AZ = {
     "dps certificate create": "--dps-name --resource-group --certificate-name --path --verified",
     "dps enrollment-group create": "--dps-name --resource-group --enrollment-id --ca-name "

@@ -151,6 +151,7 @@ WAYS: dict[str, dict[str, Way]] = {
     "operator.md": {
         "az iot": AZURE,
         "az login": AZURE,
+        "az deployment group create": AZURE,
         "pip install": By("tests/setup", "editable_mode=compat -e ."),
         "tpm2cloud-operator": Typed("workstation"),
         "tpm2cloud identity --merge boards.jsonl >boards.csv": Typed("station"),
