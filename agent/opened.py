@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import config, credentials
+from agent import config, credentials, store
 from agent.errors import NoPermission, SecretUnreadable
 from agent.state import State
 
@@ -47,7 +47,7 @@ def tpm(
 
 def kept(of: State, given: Mapping[str, bytes], chip: "Tpm") -> dict[str, bytes]:
     """The passwords that this device has made itself, but for those that are given."""
-    if not (of.directory / "authorization").exists():  # most devices
+    if not store.exists(of.directory / "authorization"):  # most devices
         return {}
     from agent.authorization.kept import Kept
 

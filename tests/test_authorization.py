@@ -1,9 +1,11 @@
 """Passwords of the TPM's hierarchies: set at random, kept, escrowed, and found by every run."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -233,6 +235,28 @@ def test_one_that_somebody_has_changed_is_told_from_one_that_is_lost(home: Home)
     assert home.escrowed() == {**found, "tpm-endorsement-auth": "another"}
     Kept(Tpm(home.tcti), home.state).sealed("owner").write_text("{}")
     home.refused(SealedToAnotherTpm)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"private": ""},
+        {"private": "AAA="},
+        {"public": "AAA="},
+        {"public": 7},
+        {"pcrs": "sha256:99"},
+        {"values": []},
+        {"values": {"7": "no hex"}},
+    ],
+)
+def test_what_is_kept_and_damaged_is_lost_and_nothing_worse(
+    home: Home, damage: dict[str, Any]
+) -> None:
+    conf = home.wanting("owner")
+    home.run(conf)
+    file = directory(home.state) / "owner.sealed"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    home.refused(SealedToAnotherTpm, conf)
 
 
 def test_a_password_for_a_hierarchy_that_has_none_is_told(home: Home) -> None:

@@ -20,7 +20,8 @@ from agent.tpm.objects import Transient
 # when the private part was wrapped by another key, or damaged
 RC_VALUE_1, RC_POLICY_FAIL, RC_PCR_CHANGED = 0x1C4, 0x99D, 0x128
 ANOTHER_STATE = dict.fromkeys((RC_VALUE_1, RC_POLICY_FAIL, RC_PCR_CHANGED), SealedToAnotherState)
-RC_INTEGRITY, RC_SIZE, RC_HANDLE = 0x1DF, 0x1D5, 0x18B
+LAYERS, READER = 0xFFFF0000, 0x090000  # TSS 2.0 Overview, 3.6: all but the TPM; marshaling
+PARAMETER = 0x0C0  # one is not as it should be
 
 
 class Hierarchy(Inventory):
@@ -40,10 +41,13 @@ class Hierarchy(Inventory):
         """
         handle = HIERARCHIES[hierarchy]
         with speaking(f"set the password of the {hierarchy} hierarchy"), self._below(srk) as salt:
-            self.esys.tr_set_auth(handle, old)
-            with self._encrypted(salt) as session:
-                self.esys.hierarchy_change_auth(handle, new, session1=session)
-        self._use(hierarchy, new)
+            try:
+                self.esys.tr_set_auth(handle, old)
+                with self._encrypted(salt) as session:
+                    self.esys.hierarchy_change_auth(handle, new, session1=session)
+                self._auths[hierarchy] = new
+            finally:
+                self.esys.tr_set_auth(handle, self._auths.get(hierarchy, b""))
 
     def seal_to(
         self, parent: int, data: bytes, selection: pcr.Selection, values: pcr.Values
@@ -68,9 +72,11 @@ class Hierarchy(Inventory):
         try:
             with self.load(parent, *blobs) as loaded:
                 return self._unsealed(parent, loaded, selection, values)
+        except SealedToAnotherState:
+            raise
         except TpmError as e:
             cause = e.__cause__
-            if isinstance(cause, TSS2_Exception) and cause.rc in (RC_INTEGRITY, RC_SIZE):
+            if isinstance(cause, TSS2_Exception) and _damaged(cause.rc):
                 why = f"wrapped by another key than that at {parent:#x}, or damaged ({cause.rc:#x})"
                 raise SealedToAnotherTpm(f"cannot unseal: it is {why}") from e
             raise
@@ -85,3 +91,9 @@ class Hierarchy(Inventory):
         ):
             pcr.satisfy(self.esys, session, selection, values)
             return bytes(self.esys.unseal(loaded.handle, session1=session))
+
+
+def _damaged(rc: int) -> bool:
+    """What was loaded is not what this parent once wrapped: tpm2-tss cannot read it, or the TPM
+    does not take it."""
+    return rc & LAYERS == READER or (not rc & LAYERS and rc & PARAMETER == PARAMETER)
