@@ -1,6 +1,7 @@
 """A place to type the documentation's commands in, as they stand there: a directory to be in, and
 around it a machine on which /etc/tpm2cloud is a device's, in a mount namespace; needs no root."""
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,8 @@ class Place:
 
     def run(self, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Both streams are one; the exit status is the caller's to judge."""
-        unshared = ["unshare", "--map-root-user", "--mount", "bash", "-c", SCRIPT, "place"]
+        who = ["--map-root-user"] if os.getuid() == 0 else ["--map-current-user", "--keep-caps"]
+        unshared = ["unshare", *who, "--mount", "bash", "-c", SCRIPT, "place"]
         shell = ["bash", "-euo", "pipefail", "-c", command]
         return subprocess.run(
             [*unshared, str(self._etc), str(self._before), *shell],
