@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agent import config, events, failure, journal, opened
+from agent import config, config_files, events, failure, journal, opened, store
 from agent.errors import ResetUnconfirmed, ResetWaits
 from agent.reset import mark
 from agent.reset.mark import Mark, Wishes
@@ -58,7 +58,7 @@ def reset(args: argparse.Namespace) -> int:
     with contextlib.nullcontext() if args.dry_run else state.locked():
         before = mark.read(state)
         wishes = _wishes(args)
-        if before and before.phase == "configuration" and before.wishes | wishes == before.wishes:
+        if before and before.wishes | wishes == before.wishes and _is_over(args, before):
             return _last(args, state, before)
         conf = config.load(args.config)
         hierarchies = opened.FACTORY if args.burn_idevid else opened.DEVICE
@@ -66,6 +66,12 @@ def reset(args: argparse.Namespace) -> int:
         approvals = conf.idevid.approvals
         with opened.tpm(conf.tpm.tcti, ledger, hierarchies, approvals=approvals) as tpm:
             return _reset(args, Device(conf, tpm, state), before)
+
+
+def _is_over(args: argparse.Namespace, before: Mark) -> bool:
+    """All but the configuration has gone, if not that, too."""
+    there = any(map(store.exists, config_files.files(args.config)))
+    return before.phase == "configuration" or (before.phase == "done" and not there)
 
 
 def _wishes(args: argparse.Namespace) -> Wishes:
@@ -145,7 +151,7 @@ def _last(args: argparse.Namespace, state: State, before: Mark) -> int:
 
     step = acts.configuration(before)
     todo = {step.name: step.done() is None}
-    if not args.dry_run:
+    if before.phase != "done" and not args.dry_run:
         _run(state, before, [step])
     _tell(args, None, before, todo)
     return 0

@@ -2,12 +2,13 @@
 
 Scenes: first boots with IoT Edge and without, by X.509 and by TPM; what a device without IoT Edge
 goes through later; what the companion does about certificates; the factory step; the TPM getting
-passwords. In each the effects are found by strace(1): every system call by which the agent changes
-a file, syncs it, moves it to its place, sends the TPM a command that does not only read, asks a
-server, starts or ends a program. Each is a place to be cut off just before it, and just after it where that is another thing
-than just before the next one (tests/lab/crash.py); at each place once the agent alone is killed,
-and once the power fails, with the TPM (tests/lab/cuts.py). What happens while another program or
-another thread is at work is cut off at moments close to each other.
+passwords; the reset. In each the effects are found by strace(1): every system call by which the
+agent changes a file, syncs it, moves it to its place, sends the TPM a command that does not only
+read, asks a server, starts or ends a program. Each is a place to be cut off just before it, and
+just after it where that is another thing than just before the next one (tests/lab/crash.py); at
+each place once the agent alone is killed, and once the power fails, with the TPM
+(tests/lab/cuts.py). What happens while another program or another thread is at work is cut off at
+moments close to each other.
 
 Each time, before anything else runs, and again at the end (tests/lab/instant.py): no file, handle
 or NV index that is neither of before nor of after; IoT Edge's config.toml is the old one or the new
@@ -26,7 +27,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from tests.lab.cut_manufacture import Manufacture
 from tests.lab.cut_passwords import Passwords
 from tests.lab.cut_registration import Registration
 from tests.lab.cut_renewal import PLAYED, Renewal
+from tests.lab.cut_reset import Reset
 from tests.lab.cuts import At, Cut, Ended, Moment
 from tests.lab.device import Wish
 from tests.lab.line import Method
@@ -104,6 +106,12 @@ def passwords(keep: str, _: ExitStack, base: Path) -> list[Passwords]:
     return [Passwords(world, base / f"board-{n}", keep) for n in range(WORKERS)]
 
 
+def reset(wish: Wish, arguments: Sequence[str], stack: ExitStack, base: Path) -> list[Reset]:
+    world = stack.enter_context(World(base / "world", hub=wish.target == "device"))
+    wishes = [replace(wish, id=f"device-{n}") for n in range(WORKERS)]
+    return [Reset(world, base / f"town-{each.id}", each, *arguments) for each in wishes]
+
+
 def _prepared(scenes: Sequence[Scene], actor: Renewal) -> None:
     for scene in scenes:
         actor.home.prepare(scene)
@@ -123,6 +131,11 @@ MADE: list[tuple[Method, str, tuple[str, ...]]] = [
     ("est-tpm", "ek-child", ()),
     ("est-basic", "tcg", ("--force",)),
 ]
+LET_GO = [
+    ("IoT Edge", Wish(), ()),
+    ("IoT Edge, all of it", Wish(), ("--decommission", "--burn-idevid", "--configuration")),
+    ("no IoT Edge", Wish(target="device", attestation="tpm"), ()),
+]
 
 
 def acts() -> Iterator[Act]:
@@ -138,6 +151,8 @@ def acts() -> Iterator[Act]:
         yield Act(name, partial(manufacture, method, profile, arguments))
     for keep in ("sealed", "credential"):
         yield Act(f"passwords of the TPM, {keep}", partial(passwords, keep))
+    for what, wish, arguments in LET_GO:
+        yield Act(f"reset, {what}", partial(reset, wish, arguments))
     for scene in PLAYED:
         yield Act(f"companion, {scene.name}", partial(renewal, scene))
 
