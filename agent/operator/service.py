@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import quote
 
 from azure.core import PipelineClient
-from azure.core.exceptions import ServiceResponseError
 from azure.core.pipeline import PipelineRequest
 from azure.core.pipeline.policies import (
     BearerTokenCredentialPolicy,
@@ -39,7 +38,7 @@ API = "2021-10-01"
 BULK = 10  # enrolments in one request, at most
 PAGE = 100  # enrolments in one answer
 TOKEN = 3600  # seconds a token is good for; one is made for each request
-TRIES = 3  # of a request after which the connection was lost: it may have been done
+SAFE = ("GET", "PUT", "POST")  # to be sent again, see `_sent`
 RIGHT = "EnrollmentWrite"
 Record = dict[str, Any]
 
@@ -68,8 +67,10 @@ class Throttled(SansIOHTTPPolicy[Any, Any]):
 
     def on_response(self, request: Any, response: Any) -> None:
         if response.http_response.status_code == 429:
-            seconds = response.http_response.headers.get("Retry-After", "")
-            log.info("DPS wants fewer requests: waiting %s s", printable(seconds, 20) or "some")
+            seconds = printable(response.http_response.headers.get("Retry-After", ""), 20)
+            log.info(
+                "DPS wants fewer requests: waiting %s", f"{seconds} s" if seconds else "a while"
+            )
 
 
 class Service:
@@ -162,18 +163,12 @@ class Service:
     ) -> HttpResponse:
         """All that is asked here may be asked twice: what was done by a request whose answer got
         lost shows itself as a conflict, which is looked into."""
-        for left in reversed(range(TRIES)):
-            request = HttpRequest(
-                method, f"/{where}", params={"api-version": API}, json=body, headers=headers
-            )
-            request.url = self._client.format_url(request.url)
-            with azure.speaking(doing):
-                try:
-                    return self._client.send_request(request)
-                except ServiceResponseError:
-                    if not left:
-                        raise
-        raise AssertionError("unreachable")
+        request = HttpRequest(
+            method, f"/{where}", params={"api-version": API}, json=body, headers=headers
+        )
+        request.url = self._client.format_url(request.url)
+        with azure.speaking(doing):
+            return self._client.send_request(request, retry_on_methods=SAFE)
 
     def _good(self, doing: str, reply: HttpResponse) -> HttpResponse:
         if reply.status_code // 100 == 2:

@@ -131,7 +131,12 @@ def made_up(number: int, **more: Any) -> dict[str, Any]:
     its modulus is the product of two primes, nobody can see."""
     random = hashlib.shake_256(number.to_bytes(8)).digest(256)
     modulus = bytes([random[0] | 0x80]) + random[1:-1] + bytes([random[-1] | 1])
-    blob = ek_blob(modulus)
+    name = f"device-{number:06}"
+    return of_blob(ek_blob(modulus), **{"registration_id": name, **more})
+
+
+def of_blob(blob: bytes, **more: Any) -> dict[str, Any]:
+    """The same, with this TPM2B_PUBLIC."""
     key = {
         "template": "EK-RSA2048",
         "algorithm": "rsa2048",
@@ -143,7 +148,7 @@ def made_up(number: int, **more: Any) -> dict[str, Any]:
     return {
         "format": 1,
         "tpm2cloud": "1",
-        "registration_id": f"device-{number:06}",
+        "registration_id": "device",
         "hostname": "device",
         "serial": None,
         "tpm": "SW",
