@@ -41,6 +41,7 @@ LOOKS = {
     TPM2_CC.ReadPublic,
     TPM2_CC.NV_ReadPublic,
     TPM2_CC.NV_Read,
+    TPM2_CC.PCR_Read,
 }
 TALK = re.compile(r"write\([12]<|\w+\(\d+</memfd:|.*__pycache__|.*\"/dev/")
 TPM = re.compile(r"write\(\d+<socket:.*?\"((?:\\x[0-9a-f]{2}){10,})")
