@@ -11,15 +11,20 @@ import pytest
 from tests.conftest import Tell
 from tests.lab import cuts
 from tests.lab.crash import Place
-from tests.lab.cut_passwords import Passwords
+from tests.lab.cut_passwords import Passwords, Released, is_change
 from tests.lab.cuts import Cut
 from tests.lab.world import World
 
 
 @pytest.fixture(scope="module")
-def actors(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Passwords]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Nobody in it listens."""
+    return World(tmp_path_factory.mktemp("quiet") / "world")
+
+
+@pytest.fixture(scope="module")
+def actors(world: World, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Passwords]:
     base = tmp_path_factory.mktemp("passwords")
-    world = World(base / "world")
     return [Passwords(world, base / str(n), "sealed") for n in range(2)]
 
 
@@ -33,9 +38,16 @@ def test_wherever_it_is_cut_off_the_next_run_has_what_is_set(
 
 def some(places: Sequence[Place]) -> list[Place]:
     """All about the change itself, and a few of the others."""
-    change = [place for place in places if place.what.lower().endswith("hierarchychangeauth")]
+    change = [place for place in places if is_change(place)]
     assert len(change) == 6
     return [*change, *places[20:60:20]]
+
+
+def test_so_it_is_when_they_are_taken_back(world: World, tmp_path: Path, tell: Tell) -> None:
+    actor = Released(world, tmp_path / "board", "credential")
+    change = [place for place in actor.places if is_change(place)]
+    cut = [Cut(at, power) for at, power in zip(change, cycle((True, False)), strict=False)]
+    tell(f"passwords taken back: {cuts.summary(cuts.survive([actor], cut[-3:]))}")
 
 
 def test_each_password_has_effects_of_its_own(actors: Sequence[Passwords]) -> None:

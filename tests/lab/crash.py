@@ -123,7 +123,9 @@ def describe(line: str, top: str) -> str:
         return str(found[-1]).removeprefix("/") or "its top"
     if name == THE_END:
         return "the end"
-    return "message" if "<socket:" in line else "program" if name in PROGRAMS else ""
+    if "<socket:" in line:
+        return "message"
+    return "program" if name in PROGRAMS or "<pipe:" in line else ""  # what one is told
 
 
 def kill_at(

@@ -1,5 +1,6 @@
-"""The TPM gets its passwords, and that is cut off: on one device, put back to where it begins each
-time. Nobody listens where its EST server should be, so each run ends (75) once they are set."""
+"""The TPM gets its passwords, or they are taken back, and that is cut off: on one device, put back
+to where it begins each time. Nobody listens where its EST server should be, so each run ends (75)
+once they are set."""
 
 import shutil
 from collections.abc import Mapping
@@ -43,26 +44,35 @@ class Passwords:
             random: Mapping[str, str] = dict.fromkeys(HIERARCHIES, "random")
             wanted = {**random, "keep": keep, "escrow": str(self._owner.public)}
             device.configure({"tpm": {"authorization": wanted}})
+        self.places = self._begin("provision")
+
+    def _begin(self, *verb: str) -> list[Place]:
+        """From here; all that is not about it left out, at the beginning."""
+        shutil.rmtree(self._before, ignore_errors=True)
         shutil.copytree(self._device.directory, self._before, symlinks=True, ignore=_sockets)
+        self._command = self._device.agent_command(*verb)
         with self._device as device:
-            places = crash.places(device, self._trace, ends=(LATER,))
+            places = crash.places(device, self._trace, self._command, ends=(0, LATER))
         first = next(n for n, place in enumerate(places) if NOT_BEFORE in place.what)
-        self.places: list[Place] = places[first:]
+        return places[first:]
 
     def survives(self, cut: Cut) -> bool:
         assert isinstance(cut.at, Place)
         shutil.rmtree(self._device.directory)
         shutil.copytree(self._before, self._device.directory, symlinks=True)
         with self._device as device:
-            just = crash.kill_at(device, cut.at, self._trace, ends=(LATER,)) == cut.at.what
+            said = crash.kill_at(device, cut.at, self._trace, self._command, ends=(0, LATER))
             if cut.power:
                 device.power_cut()
                 device.power_on()
-            self._nothing_lost(device)
-            self._run(device)
-            assert "authorization" in self._run(device, "already done")
-            self._all_work(device)
-        return just
+            self._converges(device)
+        return said == cut.at.what
+
+    def _converges(self, device: Device) -> None:
+        self._nothing_lost(device)
+        self._run(device)
+        assert "authorization" in self._run(device, "already done")
+        self._all_work(device)
 
     def said(self) -> str:
         return ""
@@ -98,6 +108,29 @@ class Passwords:
             assert (tpm.budget().lockout_counter, tpm.loaded()) == (0, set())
         files = sorted(each.name for each in directory(State(device.state)).iterdir())
         assert len(files) == len(HIERARCHIES) + 2, files
+
+
+class Released(Passwords):
+    """They are set, and taken back."""
+
+    def __init__(self, world: World, base: Path, keep: str) -> None:
+        super().__init__(world, base, keep)
+        places = self._begin("reset", "-y")
+        first = next(n for n, place in enumerate(places) if is_change(place))
+        self.places = places[first:]
+
+    def _converges(self, device: Device) -> None:
+        done = device.agent("reset", "-y")
+        assert done.returncode == 0, done.stderr
+        state = State(device.state)
+        with Tpm(device.tcti) as tpm:
+            assert tpm.passwords_set() == frozenset()
+            assert (tpm.budget().lockout_counter, tpm.loaded()) == (0, set())
+        assert [*directory(state).glob("*")] == []
+
+
+def is_change(place: Place) -> bool:
+    return place.what.lower().endswith("hierarchychangeauth")
 
 
 def _works(device: Device, name: str, password: str) -> None:

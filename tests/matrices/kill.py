@@ -35,7 +35,7 @@ from tests.lab import cut_registration, cut_renewal, cuts, registering
 from tests.lab.clock import Clock
 from tests.lab.cut_first_boot import FirstBoot
 from tests.lab.cut_manufacture import Manufacture
-from tests.lab.cut_passwords import Passwords
+from tests.lab.cut_passwords import Passwords, Released
 from tests.lab.cut_registration import Registration
 from tests.lab.cut_renewal import PLAYED, Renewal
 from tests.lab.cut_reset import Reset
@@ -101,9 +101,9 @@ def renewal(scene: Scene, stack: ExitStack, base: Path) -> list[Renewal]:
     return actors
 
 
-def passwords(keep: str, _: ExitStack, base: Path) -> list[Passwords]:
+def passwords(what: type[Passwords], keep: str, _: ExitStack, base: Path) -> list[Passwords]:
     world = World(base / "world")
-    return [Passwords(world, base / f"board-{n}", keep) for n in range(WORKERS)]
+    return [what(world, base / f"board-{n}", keep) for n in range(WORKERS)]
 
 
 def reset(wish: Wish, arguments: Sequence[str], stack: ExitStack, base: Path) -> list[Reset]:
@@ -150,7 +150,8 @@ def acts() -> Iterator[Act]:
         name = " ".join(("factory,", method, profile, *arguments))
         yield Act(name, partial(manufacture, method, profile, arguments))
     for keep in ("sealed", "credential"):
-        yield Act(f"passwords of the TPM, {keep}", partial(passwords, keep))
+        yield Act(f"passwords of the TPM, {keep}", partial(passwords, Passwords, keep))
+        yield Act(f"passwords taken back, {keep}", partial(passwords, Released, keep))
     for what, wish, arguments in LET_GO:
         yield Act(f"reset, {what}", partial(reset, wish, arguments))
     for scene in PLAYED:
