@@ -25,6 +25,7 @@ PAGES = {
     "hostile": "hostile-servers.md",
     "fuzz": "guarantees.md",
     "mutations": "guarantees.md",
+    "enrolments": "guarantees.md",
 }
 SUMMARY = "guarantees.md"
 HEAD = ("| Matrix | Points | Passed | Tried on | Of | Minutes |", "|---|---:|---:|---|---|---:|")
