@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent import config
-from agent.operator import cas
+from agent.config_files import effective
+from agent.errors import OperationalCaUnusable
+from agent.operator import cas, settings
 from tests.lab import pki, process
 from tests.lab.azure import Azure
 from tests.lab.desk import DPS, GROUP, HUB, Desk, Tool, until
@@ -113,7 +115,7 @@ def test_a_run_that_is_killed_while_azure_is_at_work_is_gone_on_with(
     desk: Desk, tool: Tool, azure: Azure
 ) -> None:
     azure.behave(polls=6)
-    command = [sys.executable, "-m", "agent.operator.cli", "--config", desk.file, "deploy"]
+    command = [sys.executable, "-m", "agent.operator.cli", "--config", str(desk.file), "deploy"]
     begun = subprocess.Popen(command, cwd=process.TOP, stderr=subprocess.DEVNULL)
     until(lambda: any(f"/IotHubs/{HUB}" in each for each in azure.wishes()))
     begun.send_signal(signal.SIGKILL)
@@ -227,6 +229,40 @@ def test_who_is_not_known_is_told_and_no_secret_is(
     assert made.status == 0
     assert desk.azure.client_secret not in made.err + made.out
     assert "SharedAccess" not in made.err + made.out
+
+
+def test_of_two_cas_that_issue_the_newer_comes_first_and_of_three_none_is_chosen() -> None:
+    root = pki.root("Root")
+    below = [root.below(f"CA {n}").certificate for n in range(3)]
+    chosen = cas.issuing([*below[:2], root.certificate])
+    assert {cas.name(each) for each in chosen} == {cas.name(each) for each in below[:2]}
+    assert chosen[0].not_valid_before_utc >= chosen[1].not_valid_before_utc
+    with pytest.raises(OperationalCaUnusable):
+        cas.issuing([*below, root.certificate])
+
+
+def test_without_the_packages_of_azure_it_says_how_to_get_them(desk: Desk) -> None:
+    code = (
+        "import sys; sys.modules['azure.core'] = None; from agent.operator import cli; "
+        f"sys.exit(cli.main(['--config', {str(desk.file)!r}, 'plan']))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=process.TOP, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert "[operator-software]" in done.stderr
+
+
+def test_the_guide_shows_every_setting_with_its_default(tmp_path: Path) -> None:
+    guide = (process.TOP / "docs/operator.md").read_text()
+    blocks = re.findall("```toml\n(.*?)```", guide, re.DOTALL)
+    [example] = [block for block in blocks if "[azure]" in block]
+    (tmp_path / "operator.toml").write_text(example)
+    shown = settings.load(tmp_path / "operator.toml")
+    hub, dps = settings.Hub(name=shown.hub.name), settings.Dps(name=shown.dps.name)
+    est = shown.est and settings.Est(url=shown.est.url, trust=shown.est.trust)
+    assert shown == settings.Operator(azure=shown.azure, hub=hub, dps=dps, est=est)
+    for at, _, _ in effective(shown, {}):
+        assert re.search(rf"^{at.split('.')[-1]} = ", example, re.MULTILINE), at
 
 
 def test_a_configuration_says_all_that_is_wrong_with_it(desk: Desk, tool: Tool) -> None:
