@@ -44,6 +44,8 @@ def on_disk(conf: Config, state: State, wishes: Wishes, files: Iterable[Path]) -
         yield f"{conf.idevid.certificate}: IDevID certificate, of the factory"
     if state.reset.exists():
         yield f"{state.reset}: that it was reset, and what is to be revoked"
+    if state.receipt.exists():
+        yield f"{state.receipt}: what was done to this device, signed by its TPM; no secret"
     if conf.for_edge:
         yield "the images and the data of IoT Edge's modules (the container engine's)"
 
