@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent import identity_csv
-from agent.operator import exports
+from agent.operator import exports, settings
+from agent.operator.resources import Arm
+from agent.operator.service import Service
 from tests.conftest import MakeDevice
 from tests.lab import pki
 from tests.lab.azure import Azure
@@ -81,12 +83,21 @@ def test_what_is_set_otherwise_is_changed_and_what_was_added_or_forbidden_stays(
     file = tmp_path / "one.json"
     file.write_text(exported([made_up(1)]))
     assert tool("enrol", file).status == 0
+    twin = {"tags": {"site": "north"}, "properties": {"desired": {}}}
+    arm = Arm(settings.load(tool.desk.file))
+    service = Service(arm, arm.dps())
+    there = service.enrolment("device-000001")
+    assert there is not None
+    forbidden = {"provisioningStatus": "disabled", "initialTwin": twin, "deviceId": "called-so"}
+    assert service.bulk("updateIfMatchETag", [there | forbidden]) == {}
+    assert "1 unchanged" in tool("enrol", file).out
+
     tool.desk.write(enrolment="edge = false")
     changed = tool("enrol", "--json", file)
     assert changed.lines[0]["result"] == "changed"
     [found] = azure.enrolments(DPS)
     assert not found["capabilities"]["iotEdge"]
-    assert found["provisioningStatus"] == "enabled"
+    assert found | forbidden == found
 
 
 def test_another_key_under_the_same_name_is_only_taken_when_that_is_meant(
