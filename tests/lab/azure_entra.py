@@ -66,7 +66,7 @@ class Entra:
         if form.get("client_id") != self._client:
             words = f"Application with identifier '{form.get('client_id')}' was not found."
             return refusal(400, "unauthorized_client", 700016, words)
-        if not hmac.compare_digest(form.get("client_secret", ""), self._secret):
+        if not hmac.compare_digest(form.get("client_secret", "").encode(), self._secret.encode()):
             return refusal(401, "invalid_client", 7000215, "Invalid client secret provided.")
         resource = (form.get("scope") or "").split(" ")[0].removesuffix("/.default").rstrip("/")
         if resource not in self._audiences:
@@ -92,7 +92,7 @@ class Entra:
         if scheme.lower() != "bearer" or token.count(".") != 2:
             return "missing"
         text, _, signature = token.rpartition(".")
-        if not hmac.compare_digest(_encoded(self._signature(text)), signature):
+        if not hmac.compare_digest(_encoded(self._signature(text)).encode(), signature.encode()):
             return "signature"
         claims = json.loads(_decoded(text.partition(".")[2]))
         if claims["aud"] != audience:

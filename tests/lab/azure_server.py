@@ -4,8 +4,16 @@ One port has Entra ID (azure_entra) and Resource Manager (azure_arm), and each o
 become a provisioning service's (azure_enrolments). What they know is in a file (azure_store), how
 they misbehave in another (azure_wire), each request and its fate in a log.
 
-Built from the published REST reference and specifications alone: it shares nothing with what the
-operator's tool does, and was never compared with Azure itself.
+Built from the published REST reference and specifications (azure-rest-api-specs): it shares nothing
+with the operator's tool, Azure's own SDKs get on with it (tests/test_azure_cloud.py), and it was
+never compared with Azure itself. What the reference does not say is assumed here to be the stricter
+of what could be: that a group needs certificates that are verified, that DPS takes RSA endorsement
+keys alone, that properties nobody knows are refused. Codes and words of errors are the real ones as
+far as they are published or were reported; a client must not depend on those of DPS.
+
+Not here: roles (but see Behaviour.forbidden), locks, quotas, private endpoints, deployments of
+templates, Entra ID's other ways to log in, symmetric keys, queries with conditions, registration
+records.
 """
 
 import json
