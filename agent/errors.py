@@ -205,7 +205,7 @@ class BootStateInvalid(ConfigError):
 
     code = "boot-state-invalid"
     remedy = (
-        "Registers are named like --pcrs sha256:0,2,7; a file is as 'tpm2cloud boot-state' writes it"
+        "Registers are named like --pcrs sha256:0,2,7; a file as 'tpm2cloud boot-state' writes it"
     )
 
 
@@ -405,7 +405,7 @@ class ExportInvalid(ConfigError):
 
 
 class ReceiptUnchallenged(ConfigError):
-    """A receipt that the IDevID has signed needs no challenge: a certificate vouches for its key."""
+    """A receipt that the IDevID has signed needs no challenge: its certificate vouches for it."""
 
     code = "receipt-needs-no-challenge"
     remedy = "Verify it: tpm2cloud receipt verify FILE --trust PEM"
@@ -482,6 +482,16 @@ class TpmAuth(TpmError):
     remedy = (
         "The owner or endorsement hierarchy has a password: provide it, the right one, as the "
         "credential 'tpm-owner-auth' or 'tpm-endorsement-auth'"
+    )
+
+
+class PcrMoved(TpmError):
+    """A register (PCR) of the TPM was extended while a key that is bound to some was used."""
+
+    code, status = "pcr-moved", os.EX_TEMPFAIL
+    remedy = (
+        "It is tried again. If it comes back: something, such as IMA of the kernel (ima_policy=), "
+        "extends registers without end"
     )
 
 

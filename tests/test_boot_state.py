@@ -85,7 +85,8 @@ def test_a_first_boot_under_all_passwords_by_an_idevid_for_approved_states(
     passwords |= {"escrow": str(owner.public), "pcrs": "sha256:0"}
     approvals = {"approvals": str(maker.released)}
     device.configure({"idevid": approvals, "tpm": {"authorization": passwords}})
-    provisioned(device)
+    assert "receipt-not-written" not in provisioned(device).agent("provision").stderr
+    assert (device.state / "receipt.jsonl").exists()  # it is signed by the IDevID
 
     boot(device, V2)
     told = provisioned(device).agent("status")  # by its LDevID it lives on

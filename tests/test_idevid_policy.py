@@ -1,27 +1,32 @@
 """An IDevID that works in approved boot states alone: the key is made for the public key of the
 device's maker, and that one's signature over the values of some registers lets it be used."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from tpm2_pytss import ESAPI
 
 from agent.errors import (
     ApprovalForged,
     ApprovalsAbsent,
     ApprovalUnreadable,
     BootStateUnapproved,
+    PcrMoved,
     PolicyKeyOther,
     TpmAuth,
 )
 from agent.tpm import Tpm
 from agent.tpm.approved import Maker as PublicMaker
 from agent.tpm.templates import KeyType
+from agent.x509_idevid import Who, request, subject
 from tests.lab.approvals import Kind, Maker, boot_otherwise
 from tests.lab.tools import Tools
 
@@ -113,6 +118,32 @@ def test_a_register_that_nobody_asked_for_may_have_any_value(
     assert bound.sign(IDEVID, DIGEST, "sha256")
 
 
+@pytest.mark.parametrize("kind", ["ecc256", "ecc384", "rsa2048"])
+def test_the_name_of_the_makers_key_is_what_tpm2_tools_come_to(
+    tpm: Tpm, tools: Tools, tmp_path: Path, kind: Kind
+) -> None:
+    public = Maker(tmp_path / kind, kind).public
+    external = ("-C", "e", "-G", kind[:3], "-u", str(public), "-a", "userwithauth|sign")
+    tools("loadexternal", *external, "-c", "maker.ctx", "-n", "maker.name")
+    tools("flushcontext", "-t")
+    area = PublicMaker.of_pem(public.read_bytes()).area
+    if kind == "rsa2048":  # we leave it to the TPM, as the TCG's templates do; the tools write it
+        area.publicArea.parameters.rsaDetail.exponent = 65537
+    assert bytes(area.get_name()) == (tools.directory / "maker.name").read_bytes()
+
+
+@pytest.mark.parametrize("which", ["x", "y"])
+def test_a_maker_whose_key_begins_with_a_zero_is_one_as_any_other(
+    tpm: Tpm, maker: Maker, which: str
+) -> None:
+    keys = iter(lambda: ec.generate_private_key(ec.SECP256R1()), None)
+    short = (k for k in keys if getattr(k.public_key().public_numbers(), which) >> 248 == 0)
+    maker.have(next(short))
+    with kept(tpm, maker):
+        maker.approve(tpm)
+        assert tpm.sign(IDEVID, DIGEST, "sha256")
+
+
 # --- no approval does ---
 
 
@@ -200,14 +231,20 @@ def test_without_any_approval_that_is_what_is_said(
         bound.sign(IDEVID, DIGEST, "sha256")
 
 
-VALUES = '"values": {"0": "00"}'
 UNREADABLE = {
-    "v1.json": [b"", b"[]", b'{"pcrs": "sha256:0"}', b'{"pcrs": "sha256:0", %s}' % VALUES.encode()],
-    "maker.pem": [b"", b"-----BEGIN PUBLIC KEY-----\n"],
+    "empty": ("v1.json", b""),
+    "a-list": ("v1.json", b"[]"),
+    "nested": ("v1.json", b"[" * 60000),
+    "no-values": ("v1.json", b'{"pcrs": "sha256:0"}'),
+    "short-value": ("v1.json", b'{"pcrs": "sha256:0", "values": {"0": "00"}}'),
+    "other-register": ("v1.json", b'{"pcrs": "sha256:0", "values": {"1": "00"}}'),
+    "too-large": ("v1.json", b" " * 70000),
+    "no-key": ("maker.pem", b""),
+    "half-a-key": ("maker.pem", b"-----BEGIN PUBLIC KEY-----\n"),
 }
 
 
-@pytest.mark.parametrize(("file", "data"), [(f, d) for f, ways in UNREADABLE.items() for d in ways])
+@pytest.mark.parametrize(("file", "data"), UNREADABLE.values(), ids=UNREADABLE)
 def test_a_file_that_is_not_what_its_name_says_is_named(
     bound: Tpm, maker: Maker, file: str, data: bytes
 ) -> None:
@@ -225,6 +262,40 @@ def test_a_signature_that_is_not_there_is_named(bound: Tpm, maker: Maker) -> Non
 
 
 # --- what else there is ---
+
+
+def test_a_register_that_is_extended_in_the_midst_of_it_is_no_failure(
+    bound: Tpm, maker: Maker, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel's IMA extends register 10 all the time."""
+    maker.approve(bound)
+    sign, busy = ESAPI.sign, iter([True, True, False])
+
+    def in_the_midst(*args: Any, **kwargs: Any) -> Any:
+        if next(busy):
+            boot_otherwise(tools, 10)
+        return sign(*args, **kwargs)
+
+    monkeypatch.setattr(ESAPI, "sign", in_the_midst)
+    assert bound.sign(IDEVID, DIGEST, "sha256")
+    assert list(busy) == []
+
+
+def test_a_request_that_is_signed_at_such_a_moment_is_to_be_tried_again(
+    bound: Tpm, maker: Maker, tools: Tools
+) -> None:
+    maker.approve(bound)
+    who = Who(subject({"common_name": "4711", "serial_number": "4711"}))
+
+    def signed_at_such_a_moment() -> None:
+        with bound.private_key(IDEVID) as key:
+            boot_otherwise(tools, 10)
+            request(key, who)
+
+    with pytest.raises(PcrMoved, match="sign with 0x81020000") as e:
+        signed_at_such_a_moment()
+    assert e.value.status == os.EX_TEMPFAIL
+    assert bound.loaded() == set()
 
 
 def test_it_needs_no_password_of_the_endorsement_hierarchy_once_it_is_made(

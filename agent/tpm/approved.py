@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Self
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -25,15 +25,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CC, TPMA_OBJECT
-from tpm2_pytss.types import TPM2B_PUBLIC, TPMT_SIGNATURE
+from tpm2_pytss.types import TPM2B_PUBLIC, TPMS_ECC_POINT, TPMT_SIGNATURE
 
 from agent.tpm import pcr, policies
 
 # policyRef: what a signature of the maker's key is about. One for another purpose is none for this.
 REF = b"tpm2cloud boot state"
 RSA_SIZES, CURVES = (2048, 3072), {"secp256r1": 32, "secp384r1": 48}
-# As tpm2_loadexternal -a makes of a PEM file, scheme and symmetric algorithm null: all of it is in
-# the name of the key, and so in the policy.
+# As tpm2_loadexternal -a makes of a PEM file, but for the exponent of RSA, which is 0 for 65537, as
+# in the TCG's templates; scheme and symmetric algorithm are null. All of it is in the key's name,
+# and so in the policy.
 ATTRIBUTES = TPMA_OBJECT.USERWITHAUTH | TPMA_OBJECT.SIGN_ENCRYPT
 
 
@@ -47,7 +48,11 @@ class Maker:
     @classmethod
     def of_pem(cls, data: bytes) -> Self:
         """Of a SubjectPublicKeyInfo (`openssl pkey -pubout`). Raises ValueError."""
-        match key := load_pem_public_key(data):
+        try:
+            key = load_pem_public_key(data)
+        except UnsupportedAlgorithm as e:
+            raise ValueError("its algorithm is of no known kind") from e
+        match key:
             case RSAPublicKey() if key.key_size in RSA_SIZES and key.public_numbers().e == 65537:
                 return cls(key)
             case EllipticCurvePublicKey() if key.curve.name in CURVES:
@@ -57,7 +62,12 @@ class Maker:
     @property
     def area(self) -> TPM2B_PUBLIC:
         pem = self.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        return TPM2B_PUBLIC.from_pem(pem, objectAttributes=ATTRIBUTES)
+        area = TPM2B_PUBLIC.from_pem(pem, objectAttributes=ATTRIBUTES)
+        if isinstance(self.key, EllipticCurvePublicKey):  # from_pem leaves out zeros in front
+            point, size = self.key.public_numbers(), CURVES[self.key.curve.name]
+            x, y = (each.to_bytes(size, "big") for each in (point.x, point.y))
+            area.publicArea.unique.ecc = TPMS_ECC_POINT(x=x, y=y)
+        return area
 
     @property
     def policy(self) -> bytes:
@@ -88,7 +98,10 @@ class State:
     @classmethod
     def of_json(cls, data: bytes) -> Self:
         """Raises ValueError."""
-        found = json.loads(data)
+        try:
+            found = json.loads(data)
+        except RecursionError as e:
+            raise ValueError("it is nested too deeply") from e
         if not (isinstance(found, dict) and found.keys() == {"pcrs", "values"}):
             raise ValueError("it has not 'pcrs' and 'values'")
         if not (isinstance(found["pcrs"], str) and isinstance(found["values"], dict)):

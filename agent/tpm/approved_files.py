@@ -32,10 +32,14 @@ def approval(tpm: Chip, policy: bytes, directory: Path) -> Approval:
     now = {each.selection: pcr.read(tpm, each.selection) for _, each in states}
     fitting = [(file, state) for file, state in states if not state.differs(now[state.selection])]
     for file, state in fitting:
-        signature = _read(file.with_suffix(".sig"))
-        if maker.signed(signature, state.to_sign):
-            return Approval(file.stem, maker, state, signature)
-    if fitting:
+        try:
+            signature = _read(file.with_suffix(".sig"))
+        except ApprovalUnreadable as e:
+            unreadable.append(e)
+        else:
+            if maker.signed(signature, state.to_sign):
+                return Approval(file.stem, maker, state, signature)
+    if fitting and not unreadable:
         file = fitting[0][0].with_suffix(".sig")
         why = f"'{file}' is no signature by the maker's key of '{file.with_suffix('.json')}'"
         raise ApprovalForged(f"cannot approve this boot state: {why}", path=file)

@@ -5,7 +5,7 @@ from tpm2_pytss.constants import TPM2_ALG, TPM2_CC
 from tpm2_pytss.types import TPMT_SIG_SCHEME, TPMT_TK_CREATION
 
 from agent.tpm.endorsement import Endorsement
-from agent.tpm.esys import speaking
+from agent.tpm.esys import speaking, steady
 from agent.tpm.objects import Attestor, Transient
 from agent.tpm.pcr import Selection
 
@@ -44,6 +44,7 @@ class Attestation(Endorsement):
             )
         return bytes(said), bytes(signature.marshal())
 
+    @steady
     def quote(self, key: int | Transient, nonce: bytes, pcrs: Selection) -> tuple[bytes, bytes]:
         """The TPM's word for what is in its PCRs, its clock and `nonce` (at most 64 bytes):
         TPMS_ATTEST and a signature with SHA-256, ECDSA in DER, or RSASSA, by a key that signs.

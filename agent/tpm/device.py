@@ -10,7 +10,7 @@ from tpm2_pytss.cryptography import tpm_ecc_private_key, tpm_rsa_private_key
 from tpm2_pytss.types import TPMT_SIG_SCHEME
 
 from agent.errors import HandleOccupied
-from agent.tpm.esys import speaking
+from agent.tpm.esys import speaking, steady
 from agent.tpm.hierarchy import Hierarchy
 from agent.tpm.imported import Imported
 from agent.tpm.objects import PublicKey, Transient
@@ -25,6 +25,7 @@ class Tpm(Imported, Hierarchy):
     TPM handles (0x81......), NV indices 0x01....... Not for several threads at once.
     """
 
+    @steady
     def sign(
         self,
         handle: int | Transient,

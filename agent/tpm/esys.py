@@ -10,12 +10,13 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from tpm2_pytss import ESAPI, TSS2_Exception
 
 from agent.errors import (
     KeyOfAnotherTpm,
+    PcrMoved,
     TpmAuth,
     TpmDisabled,
     TpmError,
@@ -26,13 +27,17 @@ from agent.errors import (
 )
 
 log = logging.getLogger(__name__)
+P, R = ParamSpec("P"), TypeVar("R")
+TRIES = 10
 
 # TPM 2.0 Library, part 2, 6.6.3, table 16 (TPM_RC)
 RC_INITIALIZE = 0x100
 RC_HANDLE_1 = 0x18B  # "the handle is not correct for the use": nothing there
 RC_HANDLE_P1 = 0x1CB  # the same of a parameter, as FlushContext has it
 RC_PASSWORD = {0x98E, 0x9A2}  # a password is missing or wrong
+RC_VALUE_1 = 0x1C4  # parameter 1; of PolicyPCR: these are not the registers' values now
 RC_AUTH = {*RC_PASSWORD, 0x185}  # or the hierarchy is disabled
+RC_PCR_CHANGED = 0x128  # any register was, since PolicyPCR
 LATER = {0x908: "yielded", 0x90A: "testing", 0x920: "NV rate", 0x922: "retry", 0x923: "NV off"}
 PATIENCE = 60.0  # seconds; a self-test of a slow chip takes a few
 # No room for an object, or for a session. Another resource manager (tpm2-abrmd, for IoT Edge's key
@@ -45,6 +50,7 @@ GONE = range(0x910, 0x91F)  # TPM_RC_REFERENCE_H0...S6: an object or a session i
 WORDS: dict[int, type[TpmError]] = {
     **dict.fromkeys(GONE, TpmShared),
     0x921: TpmLockout,
+    RC_PCR_CHANGED: PcrMoved,
     0x98E: TpmAuth,
     0x9A2: TpmAuth,
     0x185: TpmDisabled,
@@ -71,6 +77,22 @@ def speaking(
         meant = WORDS | dict(words or {})
         kind = TpmUnavailable if e.rc & LAYER == TCTI_LAYER else meant.get(e.rc, TpmError)
         raise kind(f"cannot {doing}: {e} ({e.rc:#x})", rc=hex(e.rc), **fields) from e
+
+
+def steady(use: Callable[P, R]) -> Callable[P, R]:
+    """What uses a key that may be bound to registers: once more, if one was extended in its midst.
+    Any does it, of whatever number; the kernel's IMA extends one for each program it measures."""
+
+    @functools.wraps(use)
+    def again(*args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(TRIES - 1):
+            try:
+                return use(*args, **kwargs)
+            except PcrMoved as e:
+                log.debug("%s; once more", e)
+        return use(*args, **kwargs)
+
+    return again
 
 
 class Esys(ESAPI):  # type: ignore[misc]

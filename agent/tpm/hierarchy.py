@@ -12,14 +12,14 @@ from tpm2_pytss.types import TPM2B_SENSITIVE_CREATE, TPMS_SENSITIVE_CREATE
 from agent.errors import SealedToAnotherState, SealedToAnotherTpm, TpmError
 from agent.tpm import pcr, templates
 from agent.tpm.chip import HIERARCHIES
-from agent.tpm.esys import speaking
+from agent.tpm.esys import speaking, steady
 from agent.tpm.inventory import PASSWORD_BITS, Inventory
 from agent.tpm.objects import Transient
 
 # TPM 2.0 Library, part 2, 6.6.3: what PolicyPCR and Unseal say when a register is another, and Load
 # when the private part was wrapped by another key, or damaged
-RC_VALUE_1, RC_POLICY_FAIL, RC_PCR_CHANGED = 0x1C4, 0x99D, 0x128
-ANOTHER_STATE = dict.fromkeys((RC_VALUE_1, RC_POLICY_FAIL, RC_PCR_CHANGED), SealedToAnotherState)
+RC_VALUE_1, RC_POLICY_FAIL = 0x1C4, 0x99D
+ANOTHER_STATE = dict.fromkeys((RC_VALUE_1, RC_POLICY_FAIL), SealedToAnotherState)
 LAYERS, READER = 0xFFFF0000, 0x090000  # TSS 2.0 Overview, 3.6: all but the TPM; marshaling
 PARAMETER = 0x0C0  # one is not as it should be
 
@@ -58,6 +58,7 @@ class Hierarchy(Inventory):
         secret = TPM2B_SENSITIVE_CREATE(TPMS_SENSITIVE_CREATE(data=data))
         return self._create(parent, secret, template, "sealed data")
 
+    @steady
     def unseal(
         self,
         parent: int,

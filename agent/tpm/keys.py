@@ -16,10 +16,10 @@ from tpm2_pytss.types import (
     TPMT_SYM_DEF,
 )
 
-from agent.errors import HandleOccupied, TpmLockout
+from agent.errors import HandleOccupied, PcrMoved, TpmLockout
 from agent.tpm import approved, approved_files, policies, templates
 from agent.tpm.chip import HIERARCHIES
-from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, RC_HANDLE_P1, speaking
+from agent.tpm.esys import RC_AUTH, RC_HANDLE_1, RC_HANDLE_P1, RC_VALUE_1, speaking
 from agent.tpm.nv import Nv
 from agent.tpm.objects import Attestor, Public, Transient, parse
 
@@ -263,7 +263,8 @@ class Keys(Nv):
             _, name, _ = self.esys.read_public(loaded)
             ticket = approval.checked(self.esys, loaded)
         with self._session(TPM2_SE.POLICY, ESYS_TR.NONE, TPM2_ALG.SHA256) as session:
-            approval.satisfy(self.esys, session, name, ticket)
+            with speaking("ask for an approved boot state", {RC_VALUE_1: PcrMoved}):
+                approval.satisfy(self.esys, session, name, ticket)
             yield session
 
     @contextlib.contextmanager

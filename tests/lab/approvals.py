@@ -6,6 +6,7 @@ from typing import Literal
 
 from agent.tpm import Tpm, pcr
 from agent.tpm.approved import State
+from tests.lab import pki
 from tests.lab.tools import Tools
 
 Kind = Literal["ecc256", "ecc384", "rsa2048", "rsa3072"]
@@ -31,6 +32,11 @@ class Maker:
         self._key, self.public = directory / "maker.key", self.released / "maker.pem"
         algorithm, option = ALGORITHMS[kind]
         openssl("genpkey", "-algorithm", algorithm, "-pkeyopt", option, "-out", self._key)
+        openssl("pkey", "-in", self._key, "-pubout", "-out", self.public)
+
+    def have(self, key: pki.PrivateKey) -> None:
+        """Instead of the one that was made for it."""
+        pki.write_private(self._key, pki.private_pem(key))
         openssl("pkey", "-in", self._key, "-pubout", "-out", self.public)
 
     def sign(self, tbs: Path, signature: Path) -> None:
