@@ -15,6 +15,7 @@ import pytest
 
 from agent import x509
 from agent.aziot_config import percent
+from agent.config import HIERARCHIES
 from agent.state import State
 from agent.steps import idevid, ldevid_key
 from agent.tpm import HUB_KEY, Public, Tpm
@@ -22,7 +23,7 @@ from agent.tpm.keyfile import from_pem
 from tests.conftest import MakeDevice
 from tests.lab import cryptoki, pki
 from tests.lab.device import Device, Wish
-from tests.lab.factory import Board, Tools
+from tests.lab.owner import Owner
 from tests.lab.world import World
 from tests.test_provision import provisioned
 
@@ -187,9 +188,19 @@ def test_another_owner_has_it_provisioned_and_of_the_first_one_nothing_comes_bac
 
 @pytest.fixture
 def by_tpm(buyer: World, tmp_path: Path) -> Iterator[Device]:
+    """The TPM's hierarchies have passwords that the device has made."""
     wish = Wish(target="device", attestation="tpm")
     with Device(buyer, tmp_path / "device", wish) as device:
+        owner = Owner(tmp_path, device.etc / "escrow.pem")
+        random = dict.fromkeys(HIERARCHIES, "random")
+        device.configure({"tpm": {"authorization": {**random, "escrow": str(owner.public)}}})
         yield provisioned(device)
+
+
+def passwords(device: Device) -> frozenset[str]:
+    """The hierarchies that have one."""
+    with Tpm(device.tcti) as tpm:
+        return tpm.budget().passwords
 
 
 def test_without_iot_edge_the_key_for_the_hub_goes_and_a_strangers_only_if_somebody_wants_it(
@@ -197,15 +208,19 @@ def test_without_iot_edge_the_key_for_the_hub_goes_and_a_strangers_only_if_someb
 ) -> None:
     device = by_tpm
     was = public(device, HUB_KEY)
+    assert passwords(device) == {*HIERARCHIES}
     assignment = (device.state / "assignment.json").read_bytes()
 
     shown = device.agent("reset", "--dry-run")
     assert re.search("^hub-key +would be done$", shown.stdout, re.MULTILINE), shown.stderr
     assert "az iot hub device-identity delete --hub-name" in shown.stdout
     assert public(device, HUB_KEY) == was
+    assert passwords(device) == {*HIERARCHIES}
 
     (device.state / "assignment.json").unlink()  # of another installation, as far as we know
     told = let_go(device)
+    assert passwords(device) == set()
+    assert not list(device.state.glob("authorization/*"))
     assert "of another installation" in told["stays"]["tpm"]["0x81000100"]
     assert told["hand_over"]["registration"] is None
     (device.state / "assignment.json").write_bytes(assignment)
@@ -247,55 +262,3 @@ def test_nothing_is_done_that_nobody_confirmed(make_device: MakeDevice) -> None:
     assert {path.name for path in device.state.iterdir()} == before
     assert answered(device, "yes") == 0
     assert State(device.state).reset.exists()
-
-
-# --- what else may go ---
-
-
-def test_with_its_configuration_a_device_forgets_who_it_was_for_even_if_that_is_cut_off(
-    make_device: MakeDevice,
-) -> None:
-    device = make_device()
-    drop_in, password = device.etc / "config.d/50-est.toml", device.etc / "password"
-    pki.write_private(password, b"password")
-    drop_in.parent.mkdir()
-    drop_in.write_text(
-        f'[ldevid.est]\nauth = "basic"\nusername = "u"\npassword_file = "{password}"\n'
-    )
-    let_go(device, "--configuration")
-    assert not any(path.exists() for path in (drop_in, password, device.config))
-    assert (device.etc / "est-ca.pem").exists()
-
-    mark = State(device.state).reset  # a power cut before the last word
-    mark.write_text(mark.read_text().replace('"done"', '"configuration"'))
-    pki.write_private(password, b"password")
-    assert device.agent("reset").returncode == 0
-    assert not password.exists()
-    assert '"done"' in mark.read_text()
-
-
-@pytest.mark.parametrize("undefinable", [True, False], ids=["open platform", "locked platform"])
-def test_an_idevid_is_burnt_as_far_as_the_platform_lets_it(
-    make_device: MakeDevice, undefinable: bool
-) -> None:
-    device = make_device(board=Board(readable=True))
-    if not undefinable:
-        Tools(device.tcti, str(device.directory))("changeauth", "-c", "platform", "firmware's")
-    told = let_go(device, "--burn-idevid")
-    assert public(device, idevid.HANDLE) is None
-    with Tpm(device.tcti) as tpm:
-        assert (tpm.nv_public(idevid.INDEX) is None) == undefinable
-    assert ("0x01c90000" in told["stays"]["tpm"]) != undefinable
-    assert [each["what"] for each in told["hand_over"]["certificates"]] == ["IDevID"]
-    assert any("TCG" in note for note in told["notes"])
-
-
-def test_a_key_that_is_not_ours_stays(make_device: MakeDevice) -> None:
-    device = make_device()
-    tools = Tools(device.tcti, str(device.directory))
-    tools("createprimary", "-C", "o", "-G", "ecc", "-c", "other.ctx")
-    tools("evictcontrol", "-C", "o", "-c", "other.ctx", "0x81000002")
-    theirs = public(device, ldevid_key.HANDLE)
-    told = let_go(device)
-    assert "did not make" in told["stays"]["tpm"]["0x81000002"]
-    assert public(device, ldevid_key.HANDLE) == theirs

@@ -152,6 +152,7 @@ def _last(args: argparse.Namespace, state: State, before: Mark) -> int:
     step = acts.configuration(before)
     todo = {step.name: step.done() is None}
     if before.phase != "done" and not args.dry_run:
+        store.remove(state.loaded)  # nothing of ours was in the TPM any more
         _run(state, before, [step])
     _tell(args, None, before, todo)
     return 0
