@@ -27,7 +27,8 @@ from agent.errors import (
 )
 
 log = logging.getLogger(__name__)
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 TRIES = 10
 
 # TPM 2.0 Library, part 2, 6.6.3, table 16 (TPM_RC)
