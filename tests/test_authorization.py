@@ -186,6 +186,8 @@ def test_the_password_of_lockout_is_not_lost_on_the_way_back(home: Home) -> None
     found = home.escrowed()
     home.give({name: found[name] for name in NAMES[:2]})
     assert "lockout" in str(home.refused(SealedToAnotherState))
+    home.give({"tpm-lockout-auth": "of another device"})
+    assert "credential is wrong" in str(home.refused(TpmAuth))
     assert escrow.file(home.state).read_bytes() == before
     home.give(found)
     home.run()
@@ -380,13 +382,19 @@ def test_what_was_set_is_taken_back_and_what_others_have_set_stays(home: Home) -
     assert home.run() == "done"
 
 
-def test_in_another_state_nothing_is_taken_back_nor_lost(home: Home) -> None:
+def test_in_another_state_nothing_is_lost_by_taking_it_back(home: Home) -> None:
     home.run()
     extend(home, 7)
     with opened.tpm(home.tcti) as tpm, pytest.raises(SealedToAnotherState):
         released(tpm, home.state)
-    assert home.set() == {*ALL}
+    home.give({**home.escrowed(), "tpm-lockout-auth": "a guess"})
+    with opened.tpm(home.tcti) as tpm, pytest.raises(TpmAuth):
+        released(tpm, home.state)
+    assert home.set() == {"lockout"}
     assert [*home.escrowed()] == NAMES
+    home.give(home.escrowed())
+    with opened.tpm(home.tcti) as tpm:
+        assert released(tpm, home.state) == ["lockout"]
 
 
 def test_what_is_of_another_tpm_is_forgotten(home: Home) -> None:

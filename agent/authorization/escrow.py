@@ -71,8 +71,9 @@ def _strong(key: object) -> cms.Recipient:
 
 def covers(state: State, kept: Kept, names: list[str], key: Key) -> bool:
     """It is there, for this key, and what is in it is what is kept for these hierarchies."""
-    data = store.read(file(state))
-    return data is not None and read_json(_about(state)) == _told(data, kept, names, key)
+    data, about = store.read(file(state)), read_json(_about(state)) or {}
+    told = _told(data or b"", kept, names, key)
+    return data is not None and told == {name: about.get(name) for name in told}
 
 
 def write(state: State, kept: Kept, passwords: Mapping[str, bytes], who: str, key: Key) -> None:
@@ -81,7 +82,16 @@ def write(state: State, kept: Kept, passwords: Mapping[str, bytes], who: str, ke
     lines += [f"tpm-{name}-auth=".encode() + value for name, value in passwords.items()]
     data = cms.enveloped(*key, b"\n".join(lines) + b"\n")
     store.write(file(state), data)
-    write_json(_about(state), _told(data, kept, list(passwords), key))
+    told = _told(data, kept, list(passwords), key)
+    if (lockout := passwords.get("lockout")) is not None:
+        told["lockout"] = _digest(lockout)
+    write_json(_about(state), told)
+
+
+def is_lockout(state: State, password: bytes) -> bool:
+    """It is the one in the escrow; the TPM cannot be asked, which takes no second try. By its
+    digest: 128 random bits are not guessed."""
+    return (read_json(_about(state)) or {}).get("lockout") in (None, _digest(password))
 
 
 def _told(data: bytes, kept: Kept, names: list[str], key: Key) -> dict[str, object]:

@@ -96,12 +96,17 @@ class Passwords:
         the escrow."""
         given = _given(name)
         password = given if given is not None else self._open(name)
-        if name != "lockout" and not self.tpm.opened_by(name, password):
+        if not self._is_right(name, password):
             what = f"cannot use the {name} hierarchy of the TPM"
             if given is not None:
                 raise TpmAuth(f"{what}: the password in its credential is wrong")
             raise PasswordChanged(f"{what}: it has another password than the one kept", name=name)
         return password
+
+    def _is_right(self, name: str, password: bytes) -> bool:
+        if name == "lockout":
+            return escrow.is_lockout(self.state, password)
+        return self.tpm.opened_by(name, password)
 
     def _open(self, name: str) -> bytes:
         """Opening the TPM has opened most already."""
@@ -181,6 +186,8 @@ def released(tpm: Tpm, state: State) -> list[str]:
         if name in tpm.passwords_set():
             password = _given(name)
             password = kept.open(name) if password is None else password
+            if name == "lockout" and not escrow.is_lockout(state, password):
+                raise TpmAuth("cannot take back the lockout password of the TPM: it is another one")
             tpm.change_password(name, password, b"", SRK)
             gone.append(name)
         kept.forget(name)
