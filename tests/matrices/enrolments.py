@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.lab import pki, process
 from tests.lab.azure import Azure
-from tests.lab.desk import DPS, Desk, exported, made_up, until
+from tests.lab.desk import DPS, Desk, exported, made_up
 from tests.matrices import Count, Report, Tell
 
 TITLE = "Ten thousand enrolments"
@@ -107,7 +107,8 @@ def killed(place: Place, tell: Tell) -> int:
     place.anew()
     place.azure.behave(**BAD)
     begun = place.start("enrol", place.many)
-    until(lambda: len(place.azure.wishes()) > MANY // 30)
+    while begun.poll() is None and len(place.azure.wishes()) <= MANY // 30:
+        time.sleep(LOOK_EVERY)
     begun.send_signal(signal.SIGKILL)
     begun.wait()
     before = place.enrolled()
