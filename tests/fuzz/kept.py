@@ -23,6 +23,8 @@ from agent.moment import Moment
 from agent.receipt import attest, lines, proof, shown
 from agent.state import State, read_json
 from agent.steps import assigned, ldevid_key, pending
+from agent.tpm.approved import Maker
+from agent.tpm.approved import State as BootState
 from tests.fuzz.readers import NOW, directory, file, refused
 
 HERE = Moment("8a5c8a78-1c46-4d28-a402-cdca8a650d13", 1000.0)
@@ -127,3 +129,15 @@ def _parts_of_a_receipt(data: bytes) -> None:
         attest.parse(data)
     with refused(ValueError):
         lines._opened(sha256(data).hexdigest(), lines.text(data))
+
+
+def boot_state(data: bytes) -> None:
+    with refused(ValueError):
+        state = BootState.of_json(data)
+        assert BootState.of_json(state.as_json().encode()) == state
+        assert len(state.to_sign) == 52
+
+
+def policy_key(data: bytes) -> None:
+    with refused(ValueError):
+        assert len(Maker.of_pem(data).policy) == 32

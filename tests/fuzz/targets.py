@@ -32,6 +32,8 @@ TARGETS: dict[str, Target] = {
         kept.pkcs11_store,
         kept.pkcs11_attributes,
         kept.receipt,
+        kept.boot_state,
+        kept.policy_key,
     )
 }
 
