@@ -114,7 +114,7 @@ def test_a_run_that_is_stopped_before_any_write_is_gone_on_with(tool: Tool, azur
 def test_a_run_that_is_killed_while_azure_is_at_work_is_gone_on_with(
     desk: Desk, tool: Tool, azure: Azure
 ) -> None:
-    azure.behave(polls=6)
+    azure.behave(polls=4)
     command = [sys.executable, "-m", "agent.operator.cli", "--config", str(desk.file), "deploy"]
     begun = subprocess.Popen(command, cwd=process.TOP, stderr=subprocess.DEVNULL)
     until(lambda: any(f"/IotHubs/{HUB}" in each for each in azure.wishes()))
@@ -165,6 +165,9 @@ def test_a_hub_that_is_taken_or_fails_or_stands_elsewhere_is_told(
     azure.behave(failing=[HUB])
     failed = tool("deploy")
     assert failed.status == 76, failed.err
+    desk.write(enrolment="group = 'others'")
+    assert "it is not ours (no tag tpm2cloud), and 'Failed'" in tool("plan").err
+    desk.write()
     azure.behave()
     assert tool("deploy").status == 0
     desk.file.write_text(desk.file.read_text().replace("westeurope", "northeurope"))

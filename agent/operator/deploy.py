@@ -46,7 +46,7 @@ def _hub(arm: Arm) -> Step:
 
     def done() -> str | None:
         found = arm.hub()
-        if found is None or state(found) != resources.DONE:
+        if found is None or _at_work(arm, f"the IoT hub {wanted.name}", found):
             return None
         same = (found.sku.name, found.sku.capacity) == (wanted.sku, wanted.units)
         _unchangeable(arm, "the IoT hub", wanted.name, found)
@@ -62,10 +62,9 @@ def _dps(arm: Arm) -> Step:
     wanted = arm.config.dps
 
     def done() -> str | None:
-        found = arm.dps()
-        if found is None or state(found) != resources.DONE:
+        found, what = arm.dps(), f"the provisioning service {wanted.name}"
+        if found is None or _at_work(arm, what, found):
             return None
-        what = f"the provisioning service {wanted.name}"
         _unchangeable(arm, "the provisioning service", wanted.name, found)
         linked = arm.linked(found)
         if not ours(found, arm.config) and not linked:
@@ -75,6 +74,15 @@ def _dps(arm: Arm) -> Step:
         return None
 
     return Step("provisioning service", done, arm.make_dps)
+
+
+def _at_work(arm: Arm, what: str, found: Any) -> bool:
+    """Whether it is not done yet, or failed: then it is made again, if it is ours."""
+    if state(found) == resources.DONE:
+        return False
+    if not ours(found, arm.config):
+        foreign(what, f"it is not ours (no tag {TAG}), and '{state(found)}'")
+    return True
 
 
 def _unchangeable(arm: Arm, what: str, name: str, found: Any) -> None:
