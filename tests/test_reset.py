@@ -167,7 +167,8 @@ def test_until_somebody_else_has_it_the_device_waits(sold: Sold) -> None:
         refused = sold.device.agent(verb)
         assert (refused.returncode, "[reset-waits]" in refused.stderr) == (78, True)
     assert sold.device.agent("needs-renewal").returncode == 1
-    assert "reset-waits" in sold.device.agent("status").stdout
+    for verb in ("status", "check"):
+        assert "reset-waits" in sold.device.agent(verb).stdout
 
 
 def test_another_owner_has_it_provisioned_and_of_the_first_one_nothing_comes_back(

@@ -8,6 +8,7 @@ from agent import config, config_files, opened
 from agent.check import run
 from agent.check.probe import Probe
 from agent.config import Config
+from agent.reset import mark
 from agent.state import State
 from agent.steps import preflight
 
@@ -25,6 +26,7 @@ def _probes(file: Path, state: State, auths: Auths) -> Iterator[Probe]:
     yield Probe("configuration", partial(_load, file, loaded))
     if not loaded:
         return
+    yield Probe("reset", partial(_reset, loaded[0], state))
     given: dict[str, bytes] = {}
     yield Probe("credentials", partial(_read, auths, given))
     conf = loaded[0]
@@ -36,6 +38,12 @@ def _load(file: Path, loaded: list[Config]) -> str:
     loaded.append(config.load(file))
     files = ", ".join(str(path) for path in config_files.files(file) if path.exists())
     return f"{files}, for dps.attestation = '{loaded[0].dps.attestation}'"
+
+
+def _reset(conf: Config, state: State) -> str:
+    """Whether it is let go, and waits."""
+    mark.admit(conf, state, again=False)
+    return "not let go"
 
 
 def _read(auths: Auths, given: dict[str, bytes]) -> str:
