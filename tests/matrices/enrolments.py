@@ -112,6 +112,7 @@ def killed(place: Place, tell: Tell) -> int:
     begun.send_signal(signal.SIGKILL)
     begun.wait()
     before = place.enrolled()
+    place.azure.behave(**BAD)  # counted from here on
     said, _ = place.run("enrol", place.many)
     tell(f"killed after {before}; then {said}")
     if not 0 < before < MANY:
