@@ -157,6 +157,21 @@ def test_what_is_not_ours_is_used_as_it_is_and_never_changed_or_removed(
     assert azure.wishes() == []
 
 
+def test_what_another_configuration_made_in_the_same_resource_group_stays(
+    desk: Desk, tool: Tool, azure: Azure
+) -> None:
+    """Both have the default enrolment group, and so the same tag."""
+    assert tool("deploy").status == 0
+    others = desk.file.read_text().replace(HUB, "other-hub").replace(DPS, "other-dps")
+    desk.file.write_text(others)
+    assert tool("deploy").status == 0
+    removed = tool("destroy", "-y")
+    assert removed.status == 0
+    assert f"it also holds {DPS} (Microsoft.Devices/provisioningServices), {HUB}" in removed.err
+    left = {at for at in azure.resources() if "/certificates/" not in at}
+    assert left == {GROUP, f"IotHubs/{HUB}", f"provisioningServices/{DPS}"}
+
+
 def test_a_hub_that_is_taken_or_fails_or_stands_elsewhere_is_told(
     desk: Desk, tool: Tool, azure: Azure
 ) -> None:

@@ -1,7 +1,8 @@
 """The way back: what deploy made goes, in an order in which nothing is left that nobody pays for.
 
-Only what has our tag; a resource group that holds anything else stays. Enrolments, groups and
-certificates go with the provisioning service, devices and their messages with the hub.
+Only what is configured and has our tag; a resource group that holds anything else stays.
+Enrolments, groups and certificates go with the provisioning service, devices and their messages
+with the hub.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def _step(arm: Arm, name: str, look: Callable[[], Any | None], remove: Callable[
 
 
 def _last(arm: Arm) -> Step:
-    """The resource group, if nothing else is in it than what has our tag."""
+    """The resource group, if nothing else is in it than what the steps before it remove."""
 
     def done() -> str | None:
         found = arm.resource_group()

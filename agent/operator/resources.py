@@ -74,10 +74,17 @@ class Arm:
             return {each.name: each for each in (found.value or [] if found else [])}
 
     def others_in_group(self) -> list[str]:
-        """What is in the resource group and is not ours: names and types."""
+        """What is in the resource group besides the hub and the provisioning service that are
+        configured, if they are ours: names and types. What has our tag under another name is
+        another fleet's, of a configuration with the same enrolment group."""
         with azure.speaking(f"look into the resource group {self.group}"):
             found = list(self.groups.resources.list_by_resource_group(self.group))
-        return sorted(f"{x.name} ({x.type})" for x in found if not ours(x, self.config))
+        return sorted(f"{x.name} ({x.type})" for x in found if not self._configured(x))
+
+    def _configured(self, found: Any) -> bool:
+        names = f"{HUBS}/{self.config.hub.name}", f"{SERVICES}/{self.config.dps.name}"
+        asked = f"{found.type}/{found.name}".lower()  # types are written in either case
+        return asked in map(str.lower, names) and ours(found, self.config)
 
     # --- acting ---
 
