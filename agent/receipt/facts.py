@@ -43,16 +43,21 @@ class Here:
 
 def now(here: Here, who: str, before: Facts | None, *, ask: bool) -> Facts:
     """`who`: the registration id. `ask`: IoT Edge's identity service may be asked; else, and where
-    it does not say, it is as it was `before`. Raises what reading files does."""
-    conf = here.conf
+    it does not say, the hub is as `before`, if DPS was asked for the same. Raises what reading
+    files does."""
+    dps = here.conf.dps
+    asked = {
+        "registration_id": who,
+        "id_scope": dps.id_scope,
+        "endpoint": dps.endpoint,
+        "attestation": dps.attestation,
+    }
+    same = before is not None and asked.items() <= before.items()
     return {
         "software": __version__,
         "configuration": digest(here.config),
-        "registration_id": who,
-        "id_scope": conf.dps.id_scope,
-        "endpoint": conf.dps.endpoint,
-        "attestation": conf.dps.attestation,
-        "hub": _hub(here, who, ask=ask) or (before or {}).get("hub"),
+        **asked,
+        "hub": _hub(here, who, ask=ask) or (before.get("hub") if before and same else None),
         "ldevid": _certificate(x509.kept(store.read(here.state.ldevid_cert))),
     }
 

@@ -7,6 +7,7 @@ digest of a line is over its bytes, the line end with them.
 """
 
 import binascii
+import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +61,7 @@ SEAL: Mapping[str, tuple[type, ...]] = {
     "pcrs": (list,),
 }
 OPENING = {"certificates", "public", "salt"}
+SIGNERS = {"idevid": True, "iak": False}  # whether somebody has certified it
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,15 @@ def _parse(data: bytes) -> Receipt:
     _follow(rows, lines)
     header, *events, seal = lines
     _shaped(header, HEADER)
-    for event in events:
-        _shaped(event, EVENT)
-    _shaped({name: seal[name] for name in seal if name != "ek"}, SEAL)
     if header["receipt"] != FORMAT:
         raise ValueError(f"it is of format {header['receipt']}, not {FORMAT}")
+    if SIGNERS.get(header["signer"]) is not bool(header["idevid"]):
+        raise ValueError("its certificate is not of the kind of its signer")
+    for event in events:
+        _shaped(event, EVENT)
+        if not all(_texts(each, 2) for each in (event["facts"], event["clock"], *event["did"])):
+            raise ValueError(f"line {event['n']} says what is no text")
+    _shaped({name: seal[name] for name in seal if name != "ek" or seal[name] is None}, SEAL)
     body = b"".join(rows[:-1])
     key = _key(blob(header["key"]))
     quote = _quoted(body, seal, key)
@@ -224,6 +230,13 @@ def _shaped(line: Line, shape: Mapping[str, tuple[type, ...]]) -> None:
         raise ValueError(f"line {line.get('n')} has other parts than it must have")
 
 
+def _texts(found: object, deep: int) -> bool:
+    """Whether it is a text, none, or so deep objects of such: whoever shows it needs no more."""
+    if isinstance(found, dict):
+        return deep > 0 and all(_texts(each, deep - 1) for each in found.values())
+    return found is None or isinstance(found, str)
+
+
 def blob(found: object) -> bytes:
     """Base64 (RFC 4648, 4), in the one way that it is written in. Raises ValueError."""
     try:
@@ -258,12 +271,14 @@ def _quoted(body: bytes, seal: Line, key: PublicKey) -> Quote:
 
 
 def _pcrs(quote: Quote, values: Sequence[object]) -> dict[tuple[str, int], str]:
-    """The digest in a quote is of the hash of its signature: SHA-256."""
+    """The digest in a quote is of the hash of its signature: SHA-256. It is over all of them, and
+    does not tell where one ends."""
     if len(values) != len(quote.pcrs) or not all(isinstance(value, str) for value in values):
         raise ValueError("it has other PCRs than were quoted")
     shown = [str(value) for value in values]
     found = [bytes.fromhex(value) for value in shown]
-    written = [each.hex() for each in found] == shown
+    sizes = [hashlib.new(bank).digest_size for bank, _ in quote.pcrs]
+    written = [each.hex() for each in found] == shown and [*map(len, found)] == sizes
     if not written or sha256(b"".join(found)).digest() != quote.digest:
         raise ValueError("its PCRs have other values than were quoted")
     return dict(zip(quote.pcrs, shown, strict=True))

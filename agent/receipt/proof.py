@@ -134,8 +134,13 @@ def challenge(receipt: Receipt, trust: Path) -> tuple[bytes, bytes]:
     credential, wrapped = _sealed(receipt, path[0], name, secret)
     head = struct.pack(">IIH", MAGIC, VERSION, len(credential))
     sealed = head + credential + struct.pack(">H", len(wrapped)) + wrapped
-    kept = {"secret": secret.hex(), "ek": path[0].fingerprint, "key": name.hex()}
-    return sealed, json.dumps(kept).encode() + b"\n"
+    return sealed, json.dumps({"secret": secret.hex(), **_about(receipt, path[0])}).encode() + b"\n"
+
+
+def _about(receipt: Receipt, leaf: Issued) -> dict[str, str]:
+    """Whom a challenge is for. With the EK's name, for who verifies does not look into the EK."""
+    name = receipt.ek.name.hex() if receipt.ek else ""
+    return {"ek": leaf.fingerprint, "name": name, "key": iak_name(receipt.key).hex()}
 
 
 def _sealed(receipt: Receipt, leaf: Issued, name: bytes, secret: bytes) -> tuple[bytes, bytes]:
@@ -153,12 +158,12 @@ def _sealed(receipt: Receipt, leaf: Issued, name: bytes, secret: bytes) -> tuple
 def _answered(receipt: Receipt, leaf: Issued, answer: Answer) -> None:
     try:
         kept = json.loads(answer.expected)
-        about = (kept["ek"], kept["key"])
+        about = {name: kept[name] for name in ("ek", "name", "key")}
         secret = bytes.fromhex(kept["secret"])
     except (ValueError, TypeError, KeyError, RecursionError) as e:
         why = "what was kept of the challenge is damaged"
         raise ReceiptUnproven(f"cannot tell whose receipt it is: {why}") from e
-    if about != (leaf.fingerprint, iak_name(receipt.key).hex()):
+    if about != _about(receipt, leaf):
         why = "the challenge was for another device"
         raise ReceiptUnproven(f"cannot tell whose receipt it is: {why}")
     if len(secret) != SECRET or not hmac.compare_digest(secret, answer.given):

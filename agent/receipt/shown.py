@@ -52,7 +52,16 @@ def _certificate(der: bytes) -> dict[str, str]:
 
 
 def as_text(found: dict[str, Any]) -> Iterator[str]:
-    """Of `as_json`."""
+    """Of `as_json`. A text in a receipt may be whatever its device wants: it makes no lines of its
+    own, and tells a terminal nothing."""
+    return map(_plain, _text(found))
+
+
+def _plain(line: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _text(found: dict[str, Any]) -> Iterator[str]:
     yield from _who(found)
     for number, event in enumerate(found["events"], 1):
         yield f"{number}. {', '.join(map(str, event['did']))}: {event['at']}, {_clock(event)}"
@@ -71,13 +80,15 @@ def _who(found: dict[str, Any]) -> Iterator[str]:
     whose = "an attestation key, the TPM's IAK"
     if found["idevid"]:
         leaf = found["idevid"][0]
-        whose = f"the IDevID {leaf.get('subject')}, certificate sha256:{leaf['sha256']}"
+        who = "the IDevID" if found["proved"] else "a key that is said to be the IDevID"
+        whose = f"{who} {leaf.get('subject')}, certificate sha256:{leaf['sha256']}"
     yield f"{found['lines']} lines, unchanged since they were signed by {whose}"
     yield f"Key: sha256:{found['key']}"
     if (ek := found["ek"]) is None:
         yield "EK: withheld"
     else:
-        yield f"EK: {ek['name']}"
+        says = ", as the device says" if found["idevid"] else ""
+        yield f"EK{says}: {ek['name']}"
         for each in ek["certificates"]:
             yield f"   certificate sha256:{each['sha256']}, {each.get('subject') or '-'}"
     if found["after"]:

@@ -70,10 +70,18 @@ def sealed(tpm: Tpm, by: Signer, body: bytes, pcrs: str, ek: Ek | None) -> bytes
     wanted = pcr.Selection(bank, tuple(sorted(set(map(int, numbers.split(","))))))
     for _ in range(TRIES):
         quote, signature = tpm.quote(by.key, lines.nonce(body), wanted)
-        values = _values(tpm, attest.parse(quote), bank)
-        if sha256(b"".join(values)).digest() == attest.parse(quote).digest:
+        found = _read(quote)
+        values = _values(tpm, found, bank)
+        if sha256(b"".join(values)).digest() == found.digest:
             return lines.sealed(body, quote, signature, values, ek)
     raise TpmError(f"cannot sign a receipt: the registers {wanted} do not stay as they are", rc="")
+
+
+def _read(quote: bytes) -> attest.Quote:
+    try:
+        return attest.parse(quote)
+    except ValueError as e:
+        raise TpmError(f"cannot sign a receipt: what the TPM says of itself: {e}", rc="") from e
 
 
 def _values(tpm: Tpm, quote: attest.Quote, bank: str) -> list[bytes]:

@@ -116,7 +116,7 @@ def receipt(data: bytes) -> None:
     """Anybody's, on a machine that is to judge it; signed or not, its parts are read."""
     with refused(Refused, ConfigError):
         found = lines.parse(data)
-        shown.as_json(found)
+        list(shown.as_text(shown.as_json(found)))
         lines.without_ek(data)
     with refused(Refused, ConfigError):
         proof.ek_path(lines.parse(data), file(b"", "roots.pem"))
