@@ -13,8 +13,8 @@ import pytest
 
 from agent import config
 from agent.config_files import effective
-from agent.errors import OperationalCaUnusable
 from agent.operator import cas, settings
+from agent.operator.resources import Arm
 from tests.lab import pki, process
 from tests.lab.azure import Azure
 from tests.lab.desk import DPS, GROUP, HUB, Desk, Tool, until
@@ -249,14 +249,18 @@ def test_who_is_not_known_is_told_and_no_secret_is(
     assert "SharedAccess" not in made.err + made.out
 
 
-def test_of_two_cas_that_issue_the_newer_comes_first_and_of_three_none_is_chosen() -> None:
-    root = pki.root("Root")
-    below = [root.below(f"CA {n}").certificate for n in range(3)]
-    chosen = cas.issuing([*below[:2], root.certificate])
-    assert {cas.name(each) for each in chosen} == {cas.name(each) for each in below[:2]}
-    assert chosen[0].not_valid_before_utc >= chosen[1].not_valid_before_utc
-    with pytest.raises(OperationalCaUnusable):
-        cas.issuing([*below, root.certificate])
+def test_another_ca_under_the_name_of_ours_is_not_taken_for_it(
+    tool: Tool, azure: Azure, operations: pki.Authority
+) -> None:
+    azure.behave(forbidden="PUT .*/certificates/")
+    assert tool("deploy").status == 76
+    azure.behave()
+    name, stranger = cas.name(operations.certificate), pki.root("Somebody else").certificate
+    Arm(settings.load(tool.desk.file)).upload(name, pki.der(stranger))
+    refused = tool("deploy")
+    assert refused.status == 78
+    assert "what DPS has by this name is another one" in refused.err
+    assert azure.groups(DPS) == []
 
 
 def test_without_the_packages_of_azure_it_says_how_to_get_them(desk: Desk) -> None:

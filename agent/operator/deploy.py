@@ -95,8 +95,7 @@ def _certificates(arm: Arm, fetched: CasOf) -> Step:
 
     def missing() -> list[Certificate]:
         there = arm.certificates() if arm.dps() else {}
-        good = {name for name, each in there.items() if each.properties.is_verified}
-        return [each for each in fetched() if cas.name(each) not in good]
+        return [each for each in fetched() if not _verified(there.get(cas.name(each)), each)]
 
     def done() -> str | None:
         if missing():
@@ -112,6 +111,15 @@ def _certificates(arm: Arm, fetched: CasOf) -> Step:
             raise AzureCaUnverified(f"cannot use {names}: DPS has it, but not as verified")
 
     return Step("operational CA", done, apply)
+
+
+def _verified(found: Any | None, wanted: Certificate) -> bool:
+    """Whether what DPS has by its name counts there; raises AzureDiffers if it is another one."""
+    if found is None:
+        return False
+    if not cas.is_at(found.properties.thumbprint, wanted):
+        foreign(f"the certificate {found.name}", "what DPS has by this name is another one")
+    return bool(found.properties.is_verified)
 
 
 def _enrolment_group(arm: Arm, fetched: CasOf) -> Step:
