@@ -30,7 +30,7 @@ from agent.steps.authorization import authorization, forget, released
 from agent.steps.completing import converge
 from agent.steps.preflight import tpm_answers
 from agent.steps.srk import HANDLE as SRK
-from agent.tpm import Tpm
+from agent.tpm import Tpm, pcr
 from tests.lab import pki
 from tests.lab.owner import Key, Owner
 from tests.lab.tools import Tools
@@ -308,12 +308,25 @@ def test_an_escrow_that_is_gone_or_damaged_is_written_anew(home: Home) -> None:
         assert home.escrowed() == before
 
 
-@pytest.mark.parametrize("text", [None, "", "-----BEGIN CERTIFICATE-----\n", "weak", "ed25519"])
+SM2 = """-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoEcz1UBgi0DQgAEUviR6M9g/hPHZLlFv7i/EOxeof2O
+vg3xD6jWQAAa6TIiJEaMqxvoQE4d/sV47MN3bYc/9rhEtRtdkhsFIAN9sg==
+-----END PUBLIC KEY-----
+"""
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "-----BEGIN CERTIFICATE-----\n", "weak", "ed25519", SM2, "private"]
+)
 def test_without_an_escrow_nothing_is_set(home: Home, text: str | None) -> None:
     if text is None:
         home.owner.public.unlink()
     elif text == "weak":
         home.owner.have(rsa.generate_private_key(65537, 1024))  # noqa: S505
+    elif text == "private":
+        authority = pki.authority("Owner's escrow")
+        both = pki.pem(authority.certificate) + pki.private_pem(authority.key)
+        home.owner.public.write_bytes(both)
     else:
         home.owner.public.write_text(text)
     error = home.refused(EscrowUnusable)
@@ -397,10 +410,49 @@ def test_in_another_state_nothing_is_lost_by_taking_it_back(home: Home) -> None:
         assert released(tpm, home.state) == ["lockout"]
 
 
-def test_what_is_of_another_tpm_is_forgotten(home: Home) -> None:
+def test_a_password_of_lockout_is_kept_though_nothing_tells_a_wrong_one(home: Home) -> None:
+    """Its digest is lost: then a credential with another one does not take its place."""
     home.run()
-    forget(home.state)
-    assert [*directory(home.state).iterdir()] == []
+    before = home.escrowed()
+    (directory(home.state) / "escrow.json").unlink()
+    home.give({"tpm-lockout-auth": "of another device"})
+    home.refused(TpmAuth)
+    with opened.tpm(home.tcti) as tpm, pytest.raises(TpmAuth):
+        released(tpm, home.state)
+    assert Kept(Tpm(home.tcti), home.state).sealed("lockout").exists()
+    assert home.escrowed() == before
+
+
+def test_what_does_not_open_again_is_not_set(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a register changes just when its value has been read."""
+    read = pcr.read
+
+    def changing(*args: Any) -> dict[int, bytes]:
+        found = read(*args)
+        extend(home, 7)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pcr, "read", changing)
+        home.refused(SealedToAnotherState)
+    assert home.set() == set()
+    assert home.run() == "done"
+
+
+def test_of_another_tpm_the_escrow_stays_and_nothing_else(home: Home) -> None:
+    """It has these passwords still: the disk was in another board for an hour, and comes back."""
+    home.run()
+    before = home.escrowed()
+    for _ in range(2):
+        forget(home.state)
+        (left,) = directory(home.state).iterdir()
+        assert left.name.startswith("escrow-")
+    home.refused(TpmAuth)
+    found = home.owner.opens(left)
+    assert found.pop("device") == "device-0001"
+    assert found == before
+    home.give(found)
+    assert home.run() == "already done"
 
 
 # --- settings ---

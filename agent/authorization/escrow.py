@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -21,6 +22,7 @@ from agent.state import State, read_json, write_json
 LEAST_RSA = 2048  # bits
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 LARGEST = 64 * 1024  # bytes
+ASIDE = "escrow-"  # how the names of those begin that are laid aside
 Key = tuple[cms.Recipient, bytes]
 
 
@@ -40,9 +42,11 @@ def recipient(path: Path) -> tuple[cms.Recipient, bytes]:
     try:
         if data is None or len(data) > LARGEST:
             raise ValueError("there is no such file" if data is None else "it is too long")
+        if b"PRIVATE KEY" in data:
+            raise ValueError("there is a private key in it, which must not be on any device")
         key, name = _of_certificate(data) if b"CERTIFICATE" in data else _of_key(data)
         return _strong(key), name
-    except ValueError as e:
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as e:
         raise EscrowUnusable(f"cannot use '{path}' for the escrow: {e}", path=path) from e
 
 
@@ -88,10 +92,12 @@ def write(state: State, kept: Kept, passwords: Mapping[str, bytes], who: str, ke
     write_json(_about(state), told)
 
 
-def is_lockout(state: State, password: bytes) -> bool:
+def is_lockout(state: State, kept: Kept, password: bytes) -> bool:
     """It is the one in the escrow; the TPM cannot be asked, which takes no second try. By its
-    digest: 128 random bits are not guessed."""
-    return (read_json(_about(state)) or {}).get("lockout") in (None, _digest(password))
+    digest: 128 random bits are not guessed. Where that is lost, it must be the one that is kept.
+    Raises as Kept.open."""
+    told = (read_json(_about(state)) or {}).get("lockout")
+    return kept.open("lockout") == password if told is None else told == _digest(password)
 
 
 def _told(data: bytes, kept: Kept, names: list[str], key: Key) -> dict[str, object]:
@@ -108,3 +114,15 @@ def _digest(data: bytes) -> str:
 def remove(state: State) -> None:
     store.remove(_about(state))
     store.remove(file(state))
+
+
+def lay_aside(state: State) -> None:
+    """What is in it is of another TPM, which has these passwords still, and may come back: nobody
+    else here knows them, and none but the owner reads it. Named by its digest; nothing removes
+    it."""
+    if (data := store.read(file(state))) is not None:
+        store.write(directory(state) / f"{ASIDE}{_digest(data)[:8]}.cms", data)
+
+
+def is_aside(name: str) -> bool:
+    return name.startswith(ASIDE)

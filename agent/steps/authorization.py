@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent import credentials
+from agent import credentials, store
 from agent.authorization import escrow
 from agent.authorization.kept import SRK, Kept, directory
 from agent.config import HIERARCHIES, Authorization
@@ -20,6 +20,7 @@ from agent.errors import (
     SealedToAnotherState,
     SealedToAnotherTpm,
     TpmAuth,
+    TpmError,
 )
 from agent.state import State
 from agent.steps import Step
@@ -105,7 +106,7 @@ class Passwords:
 
     def _is_right(self, name: str, password: bytes) -> bool:
         if name == "lockout":
-            return escrow.is_lockout(self.state, password)
+            return escrow.is_lockout(self.state, self.kept, password)
         return self.tpm.opened_by(name, password)
 
     def _open(self, name: str) -> bytes:
@@ -137,12 +138,18 @@ class Passwords:
         passwords = {name: self._wanted(name) for name in self._names() if self._is_ours(name)}
         for name, password in passwords.items():
             if not self._well_kept(name, password):
-                self.kept.keep(name, password, self.conf.keep, self.conf.pcrs)
+                self._keep(name, password)
         if not escrow.covers(self.state, self.kept, list(passwords), key):
             escrow.write(self.state, self.kept, passwords, self.who(), key)
         for name, password in passwords.items():
             if name not in there:
                 self.tpm.change_password(name, b"", password, SRK)
+
+    def _keep(self, name: str, password: bytes) -> None:
+        """So that it can be had again: seen, before it is set."""
+        self.kept.keep(name, password, self.conf.keep, self.conf.pcrs)
+        if self.kept.open(name) != password:
+            raise TpmError(f"cannot keep the {name} password of the TPM: what is kept is another")
 
     def _is_ours(self, name: str) -> bool:
         return name not in self.tpm.passwords_set() or self.kept.has(name)
@@ -186,7 +193,7 @@ def released(tpm: Tpm, state: State) -> list[str]:
         if name in tpm.passwords_set():
             password = _given(name)
             password = kept.open(name) if password is None else password
-            if name == "lockout" and not escrow.is_lockout(state, password):
+            if name == "lockout" and not escrow.is_lockout(state, kept, password):
                 raise TpmAuth("cannot take back the lockout password of the TPM: it is another one")
             tpm.change_password(name, password, b"", SRK)
             gone.append(name)
@@ -196,7 +203,11 @@ def released(tpm: Tpm, state: State) -> list[str]:
 
 
 def forget(state: State) -> None:
-    """What is kept is of another TPM."""
-    from agent import store
-
-    store.empty(directory(state))
+    """What is kept is of another TPM. That one may be in use again, and locked without them: so the
+    escrow stays, under another name."""
+    escrow.lay_aside(state)
+    place = directory(state)
+    with store.permitted(place):
+        found = [each.name for each in place.iterdir()] if place.is_dir() else []
+    if gone := [name for name in found if not escrow.is_aside(name)]:
+        store.empty(place, gone)
