@@ -1,6 +1,7 @@
 """An IDevID that works in approved boot states alone: the key is made for the public key of the
 device's maker, and that one's signature over the values of some registers lets it be used."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from agent.errors import (
     ApprovalsAbsent,
     ApprovalUnreadable,
     BootStateUnapproved,
+    PcrBankAbsent,
     PcrMoved,
     PolicyKeyOther,
     TpmAuth,
@@ -218,6 +220,19 @@ def test_one_image_may_serve_boards_of_two_makers(bound: Tpm, maker: Maker, tmp_
     other = Maker(tmp_path / "other")
     maker.approve(bound)
     (maker.released / "another.pem").write_bytes(other.public.read_bytes())
+    assert bound.sign(IDEVID, DIGEST, "sha256")
+
+
+def test_what_is_about_other_boards_is_in_nobodys_way(bound: Tpm, maker: Maker) -> None:
+    """A bank that this TPM does not have, and a maker whose key is of no use here."""
+    values = {"7": "00" * 48}
+    other = maker.released / "another-line.json"
+    other.write_text(json.dumps({"pcrs": "sha384:7", "values": values}))
+    with pytest.raises(PcrBankAbsent) as e:
+        bound.sign(IDEVID, DIGEST, "sha256")
+    assert "sha384" in e.value.remedy
+    (maker.released / "another-line.pem").write_text("of no known kind")
+    maker.approve(bound)
     assert bound.sign(IDEVID, DIGEST, "sha256")
 
 

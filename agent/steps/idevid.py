@@ -16,6 +16,7 @@ from agent.errors import (
     IdevidInvalid,
     IdevidMismatch,
     IdevidUntrusted,
+    PcrBankAbsent,
     PolicyKeyOther,
 )
 from agent.steps import Step
@@ -23,6 +24,7 @@ from agent.steps.preflight import look
 from agent.tpm import Public, Tpm
 
 HANDLE, INDEX = 0x81020000, 0x01C90000
+UNAPPROVED = (BootStateUnapproved, ApprovalForged, PolicyKeyOther, PcrBankAbsent, ConfigError)
 
 
 def idevid(tpm: Tpm, conf: config.Idevid) -> Step:
@@ -47,7 +49,7 @@ def _approved(tpm: Tpm) -> str:
         return ""
     try:
         return f"; works in this boot state, '{tpm.approval(key).name}'"
-    except (BootStateUnapproved, ApprovalForged, PolicyKeyOther, ConfigError) as e:
+    except UNAPPROVED as e:
         return f"; does not work now: {e} [{e.code}]"
 
 

@@ -11,6 +11,7 @@ from agent.errors import (
     ApprovalsAbsent,
     ApprovalUnreadable,
     BootStateUnapproved,
+    PcrBankAbsent,
     PolicyKeyOther,
 )
 from agent.tpm import pcr
@@ -25,11 +26,13 @@ def approval(tpm: Chip, policy: bytes, directory: Path) -> Approval:
 
     Raises ApprovalsAbsent, ApprovalUnreadable, PolicyKeyOther if none of the makers here is that of
     the key, BootStateUnapproved, ApprovalForged, PcrBankAbsent, TpmError. Of several that fit, one
-    is enough.
+    is enough; what is about boards with other banks of registers, or other makers, is in nobody's
+    way.
     """
     maker = _maker(policy, directory)
     states, unreadable = _states(directory)
-    now = {each.selection: pcr.read(tpm, each.selection) for _, each in states}
+    now, absent = _now(tpm, states)
+    states = [(file, state) for file, state in states if state.selection in now]
     fitting = [(file, state) for file, state in states if not state.differs(now[state.selection])]
     for file, state in fitting:
         try:
@@ -45,7 +48,22 @@ def approval(tpm: Chip, policy: bytes, directory: Path) -> Approval:
         raise ApprovalForged(f"cannot approve this boot state: {why}", path=file)
     if unreadable:
         raise unreadable[0]
+    if not states:
+        raise absent[0]
     raise _unapproved(states, now, directory)
+
+
+def _now(
+    tpm: Chip, states: list[tuple[Path, State]]
+) -> tuple[dict[pcr.Selection, dict[int, bytes]], list[PcrBankAbsent]]:
+    """What the registers are that approvals are about; and what this TPM does not have."""
+    found, absent = {}, []
+    for selection in {state.selection: None for _, state in states}:
+        try:
+            found[selection] = pcr.read(tpm, selection)
+        except PcrBankAbsent as e:
+            absent.append(e)
+    return found, absent
 
 
 def _unapproved(
@@ -74,10 +92,15 @@ def maker(file: Path) -> Maker:
 
 
 def _maker(policy: bytes, directory: Path) -> Maker:
-    files = _files(directory, ".pem")
-    for each in map(maker, files):
-        if each.policy == policy:
-            return each
+    files, wrong = _files(directory, ".pem"), []
+    for file in files:
+        try:
+            if (each := maker(file)).policy == policy:
+                return each
+        except ApprovalUnreadable as e:
+            wrong.append(e)
+    if wrong:
+        raise wrong[0]
     if not files:
         why = f"there is no maker's public key (*.pem) in '{directory}'"
         raise ApprovalsAbsent(f"cannot approve this boot state: {why}", path=directory)
