@@ -27,7 +27,7 @@ def write(
     """
     with permitted(path):
         _replaceable(path)
-        part = _beside(path)
+        part = part_of(path)
         part.unlink(missing_ok=True)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as f:
@@ -45,7 +45,8 @@ def _part(name: str) -> str:
     return f".{name}.new"
 
 
-def _beside(path: Path) -> Path:
+def part_of(path: Path) -> Path:
+    """Where a killed writer may have left what was to be the file, whole or in part."""
     return path.with_name(_part(path.name))
 
 
@@ -164,7 +165,7 @@ def lock(directory: Path, besides: Collection[Path] = ()) -> Iterator[None]:
         except BlockingIOError as e:
             raise Busy(f"cannot use '{directory}': another run holds it") from e
         with permitted(directory):
-            for part in {*directory.glob(_part("*"))} - {*map(_beside, besides)}:
+            for part in {*directory.glob(_part("*"))} - {*map(part_of, besides)}:
                 if not part.is_dir():
                     part.unlink(missing_ok=True)
             os.fsync(fd)

@@ -156,7 +156,7 @@ def needs_renewal(args: argparse.Namespace) -> int:
     from agent.receipt.facts import Here
 
     conf, state = config.load(args.config), opened.state()
-    if mark.read(state) is not None:  # it was reset
+    if store.exists(state.reset):
         return 1
     with opened.tpm(conf.tpm.tcti, approvals=conf.idevid.approvals) as tpm:
         due = run.is_due(Device(conf, tpm, state))

@@ -106,7 +106,8 @@ def _token(conf: Config) -> Step:
     where, label = conf.pkcs11.store, conf.pkcs11.token
 
     def done() -> str | None:
-        return None if pkcs11.look(where, label) else f"no '{label}' in {where}"
+        found = pkcs11.look(where, label) or store.exists(forgetting.unfinished(conf))
+        return None if found else f"no '{label}' in {where}"
 
     return Step("token", done, partial(forgetting.token, conf))
 
@@ -141,9 +142,11 @@ def _below(directory: Path) -> list[Path]:
 
 def _aziot_config(conf: Config) -> Step:
     """What IoT Edge's owner had in it besides stays: a copy of hers from before may hold an older
-    identity, and one of an edit between has ours."""
+    identity, and one of an edit between has ours; so has what a killed run left of any."""
     path = file(conf)
-    copies = [path.with_name(f"{path.name}.{end}") for end in ("before-tpm2cloud", "previous")]
+    ends = (".before-tpm2cloud", ".previous")
+    whole = [path, *(path.with_name(f"{path.name}{end}") for end in ends)]
+    copies = [*whole[1:], *map(store.part_of, whole)]
 
     def done() -> str | None:
         existing = store.read(path)

@@ -11,7 +11,7 @@ from agent.config import Config
 from agent.errors import HandleOccupied
 from agent.reset.mark import Wishes
 from agent.state import State
-from agent.steps import assigned, aziot, idevid, ldevid_key, registration, tpmd
+from agent.steps import assigned, aziot, forgetting, idevid, ldevid_key, registration, tpmd
 from agent.tpm import HUB_KEY, Public, Tpm, is_hub_key, templates
 from agent.tpm.templates import KeyType
 
@@ -82,9 +82,11 @@ def hub_handle(conf: Config) -> int:
 
 
 def _is_known(conf: Config, state: State, key: Public) -> bool:
-    """IoT Edge's service says nothing about its key: where it registered by TPM, it is that."""
+    """IoT Edge's service says nothing about its key: where it was to register by TPM, it is that.
+    It may have, before we came to know: so it counts that it was told to."""
     if conf.for_edge:
-        return conf.dps.attestation == "tpm" and registration.was_provisioned(state)
+        told = forgetting.was_told(conf) or registration.was_provisioned(state)
+        return conf.dps.attestation == "tpm" and told
     return key.blob in set(_assigned(state))
 
 

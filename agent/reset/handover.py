@@ -1,6 +1,7 @@
 """What the owner has to revoke once a device is let go: certificates at their CAs, the enrolment at
 DPS, the device at its hub. Read before anything is removed. Nothing in it is a secret."""
 
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from cryptography.x509 import Certificate
 from agent import store, x509
 from agent.config import Config
 from agent.state import State, read_json
-from agent.steps import assigned
+from agent.steps import assigned, aziot, forgetting
 
 HandOver = dict[str, Any]
 Who = Callable[[], str]
@@ -106,9 +107,22 @@ def _of_device(state: State) -> tuple[dict[str, Any], str | None, str | None]:
 
 def _of_edge(conf: Config, state: State) -> tuple[dict[str, Any], str | None, str | None]:
     """Whom DPS made of it, aziot-identityd keeps (its DeviceInfo): TOML."""
-    asked = (read_json(state.registration) or {}).get("dps") or {}
+    asked = (read_json(state.registration) or {}).get("dps") or _told(conf)
     info = _toml(conf.aziot.state / "identityd/device_info")
     return asked, info.get("hub_name"), info.get("device_id")
+
+
+def _told(conf: Config) -> dict[str, Any]:
+    """What IoT Edge was to register with: it may have, before we came to know."""
+    if not forgetting.was_told(conf):
+        return {}
+    found = _toml(aziot.file(conf)).get("provisioning") or {}
+    how = found.get("attestation") or {}
+    return {
+        "registration_id": how.get("registration_id"),
+        "id_scope": found.get("id_scope"),
+        "attestation": how.get("method"),
+    }
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -124,11 +138,11 @@ def _toml(path: Path) -> dict[str, Any]:
 def as_text(found: HandOver) -> Iterator[str]:
     """For a person; lines that begin with four blanks are commands."""
     if not found["certificates"] and not found["registration"]:
-        yield "Nothing is to be revoked: this device had no identity."
+        yield "Nothing is known here that is to be revoked, but for what it was enrolled with."
         return
     yield "To be revoked, by who let the device go:"
     for each in found["certificates"]:
-        yield f"  {each['what']}: '{each['subject']}', of '{each['issuer']}'"
+        yield _in_line(f"  {each['what']}: '{each['subject']}', of '{each['issuer']}'")
         yield f"    serial {each['serial']}, sha256 {each['sha256']}, valid to {each['not_after']}"
     if found["registration"] and found["registration"]["individual"] is None:
         yield "  (at DPS the first, if it was enrolled individually; the second, if in a group)"
@@ -146,15 +160,25 @@ def commands(found: HandOver) -> Iterator[str]:
 
 
 def _at_dps(registration: dict[str, Any]) -> Iterator[str]:
-    name = registration["id"]
+    name = quoted(registration["id"])
     if registration["individual"] is not False:
-        yield f"    az iot dps enrollment delete {GROUP} --enrollment-id '{name}'"
+        yield f"    az iot dps enrollment delete {GROUP} --enrollment-id {name}"
     if not registration["individual"]:
         verb = "az iot dps enrollment-group registration delete"
-        yield f"    {verb} {GROUP} --registration-id '{name}'"
+        yield f"    {verb} {GROUP} --registration-id {name}"
 
 
 def _at_hub(registration: dict[str, Any]) -> Iterator[str]:
-    hub = str(registration["hub"] or "HUB").partition(".")[0]
-    device = registration["device_id"] or registration["id"]
-    yield f"    az iot hub device-identity delete --hub-name {hub} --device-id '{device}'"
+    hub = quoted(str(registration["hub"] or "HUB").partition(".")[0])
+    device = quoted(registration["device_id"] or registration["id"])
+    yield f"    az iot hub device-identity delete --hub-name {hub} --device-id {device}"
+
+
+def quoted(name: object) -> str:
+    """For a shell: a server said it."""
+    return shlex.quote(_in_line(str(name)))
+
+
+def _in_line(text: str) -> str:
+    """What others have written makes no line of its own: commands are pasted."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -39,15 +39,21 @@ def in_tpm(tpm: Tpm, gone: Iterable[int] = ()) -> dict[str, str]:
 def on_disk(conf: Config, state: State, wishes: Wishes, files: Iterable[Path]) -> Iterator[str]:
     """In words. `files`: of the configuration."""
     if not wishes.configuration:
-        yield from (f"{path} (--configuration removes it)" for path in files)
+        yield from (f"{path} ({_what(path)}--configuration removes it)" for path in files)
     if not wishes.burn_idevid and conf.idevid.certificate.exists():
         yield f"{conf.idevid.certificate}: IDevID certificate, of the factory"
     if state.reset.exists():
         yield f"{state.reset}: that it was reset, and what is to be revoked"
-    if state.receipt.exists():
-        yield f"{state.receipt}: what was done to this device, signed by its TPM; no secret"
+    for receipt in filter(Path.exists, (state.receipt, state.receipt_before)):
+        yield f"{receipt}: what was done to this device, signed by its TPM; no secret"
+    if state.clock.exists():
+        yield f"{state.clock}: what time it is at least, and which server has said so"
     if conf.for_edge:
         yield "the images and the data of IoT Edge's modules (the container engine's)"
+
+
+def _what(path: Path) -> str:
+    return "" if path.suffix == ".toml" else "a password of the owner's, which can be used; "
 
 
 def configuration(path: Path, conf: Config) -> list[Path]:

@@ -54,9 +54,15 @@ class Mark:
 
 
 def read(state: State) -> Mark | None:
+    """None: there is none, or it is damaged."""
     found = read_json(state.reset)
-    if found is None or found.get("phase") not in PHASES:
+    try:
+        return _parsed(found) if found and found["phase"] in PHASES else None
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _parsed(found: Mapping[str, Any]) -> Mark:
     return Mark(
         phase=found["phase"],
         wishes=Wishes(**found["wishes"]),
@@ -96,10 +102,17 @@ def owner(conf: Config) -> str:
     return sha256(json.dumps(whom).encode()).hexdigest()
 
 
+def _read(state: State) -> Mark | None:
+    """One that is damaged does not set a device free: a reset writes another."""
+    if (mark := read(state)) is None and store.exists(state.reset):
+        raise ResetUnderWay(f"cannot go on: this device was reset, and '{state.reset}' is damaged")
+    return mark
+
+
 def refuse(state: State) -> None:
     """What needs the identity of a device is not for one that has none any more. Raises
     ResetUnderWay, ResetWaits."""
-    if (mark := read(state)) is not None:
+    if (mark := _read(state)) is not None:
         _begun(mark)
         raise ResetWaits("cannot go on: this device was reset, and not provisioned since")
 
@@ -107,7 +120,7 @@ def refuse(state: State) -> None:
 def admit(conf: Config, state: State, *, again: bool) -> None:
     """Before a device is provisioned: not before a reset has come to its end, nor for the owner who
     has let it go, unless somebody wants it `again`. Raises ResetUnderWay, ResetWaits."""
-    if (mark := read(state)) is None:
+    if (mark := _read(state)) is None:
         return
     _begun(mark)
     if mark.owner == owner(conf) and not again:

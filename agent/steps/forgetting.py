@@ -7,9 +7,10 @@ Each part may be gone already.
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent import aziot, pkcs11, store
+from agent import aziot, aziot_config, pkcs11, store
 from agent.config import Config
 from agent.state import State
+from agent.steps.aziot import file as aziot_file
 
 Names = Mapping[str, tuple[str, ...]]
 
@@ -49,8 +50,22 @@ def left(conf: Config, of: Names) -> Iterator[Path]:
         yield from (path for path in there if not names or path.name in names)
 
 
+def was_told(conf: Config) -> bool:
+    """IoT Edge's configuration says, by us, who it is. Raises AziotConfigInvalid."""
+    path = aziot_file(conf)
+    existing = store.read(path) or b""
+    return aziot_config.released(existing, path) != existing
+
+
 def token(conf: Config) -> None:
     pkcs11.remove(conf.pkcs11.store, conf.pkcs11.token)
+    if store.exists(unfinished(conf)):
+        store.remove(unfinished(conf))
+
+
+def unfinished(conf: Config) -> Path:
+    """Where a run that was killed in `pkcs11.create` left a token, whole, with its keys."""
+    return conf.pkcs11.store / f"{pkcs11.DATABASE}.new"
 
 
 def files(state: State) -> None:
