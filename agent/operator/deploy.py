@@ -126,11 +126,14 @@ def _enrolment_group(arm: Arm, fetched: CasOf) -> Step:
     name = arm.config.enrolment.group
 
     def wanted() -> dict[str, Any]:
-        return shapes.group(arm.config, [cas.name(each) for each in cas.issuing(fetched())])
+        names = [cas.name(each) for each in cas.issuing(fetched())]
+        return shapes.Shape(arm.config, arm.hub_host()).group(names)
 
     def done() -> str | None:
         dps = arm.dps()
         there = Service(arm, dps).group(name) if dps and state(dps) == resources.DONE else None
+        if there is not None and not shapes.of_cas(there):
+            foreign(f"the enrolment group {name}", "it is there, and not for CAs that DPS has")
         if there is None or not shapes.within(wanted(), there):
             return None
         return f"{name}, of {', '.join(cas.name(each) for each in cas.issuing(fetched()))}"

@@ -17,13 +17,13 @@ from agent.errors import AzureRefused
 from agent.operator import exports, shapes
 from agent.operator.exports import Bad, Device
 from agent.operator.service import BULK, Record, Service
-from agent.operator.settings import Operator
 
 log = logging.getLogger(__name__)
 FEW = 30  # of so many, each is asked for; of more, all that DPS has is looked through
 OFTEN = 500  # devices: after so many it is told how far it is
-CONFLICT = 409
 CREATE, UPDATE = "create", "updateIfMatchETag"
+DONE = {CREATE: "new", UPDATE: "changed"}
+CONFLICT = {CREATE: "409", UPDATE: "412"}  # how the code of an error begins
 TABLE = """
 CREATE TABLE device (id TEXT, key TEXT, name TEXT, place TEXT, why TEXT, there TEXT,
                      PRIMARY KEY (id, key)) WITHOUT ROWID;
@@ -93,7 +93,7 @@ class Devices:
 
 
 def enrol(
-    config: Operator, service: Service, files: Sequence[Path], tell: Tell, *, replace: bool
+    shape: shapes.Shape, service: Service, files: Sequence[Path], tell: Tell, *, replace: bool
 ) -> None:
     """`tell` is given what became of each device. `replace`: one that is enrolled with another EK
     gets this one: its board was changed. Raises what `Service` does, after what was done until
@@ -103,7 +103,7 @@ def enrol(
         for bad in devices.read(files):
             tell(Outcome("refused", bad.name, bad.where, bad.why))
         _look(service, devices)
-        run = _Run(config, service, tell, replace)
+        run = _Run(shape, service, tell, replace)
         run.settled(devices)
         for mode in (CREATE, UPDATE):
             for some in _tens(run.wishes(devices, mode)):
@@ -133,8 +133,8 @@ def _tens(wishes: Iterable[Wish]) -> Iterator[list[Wish]]:
 class _Run:
     """What is to be written, and writing it."""
 
-    def __init__(self, config: Operator, service: Service, tell: Tell, replace: bool) -> None:
-        self._config, self._service, self._replace = config, service, replace
+    def __init__(self, shape: shapes.Shape, service: Service, tell: Tell, replace: bool) -> None:
+        self._shape, self._service, self._replace = shape, service, replace
         self._tell, self._written = tell, 0
 
     def wishes(self, devices: Devices, mode: str) -> Iterator[Wish]:
@@ -158,7 +158,7 @@ class _Run:
                 self._tell(Outcome("unchanged", device.registration_id, device.where))
 
     def _wanted(self, device: Device) -> Record:
-        return shapes.individual(self._config, device.registration_id, device.key)
+        return self._shape.individual(device.registration_id, device.key)
 
     def _against(self, wanted: Record, there: Record | None) -> str:
         """Why what is enrolled is not changed, or ''."""
@@ -190,18 +190,19 @@ class _Run:
         self, mode: str, device: Device, record: Record, error: tuple[int, str] | None
     ) -> None:
         if error is None:
-            result = "new" if mode == CREATE else "changed"
-            self._tell(Outcome(result, device.registration_id, device.where))
-        elif mode == CREATE and str(error[0]).startswith(str(CONFLICT)):
-            self._conflict(device, record, error)
+            self._tell(Outcome(DONE[mode], device.registration_id, device.where))
+        elif str(error[0]).startswith(CONFLICT[mode]):
+            self._conflict(mode, device, record, error)
         else:
             self._refused(device, f"{error[1]} ({error[0]})")
 
-    def _conflict(self, device: Device, record: Record, error: tuple[int, str]) -> None:
-        """It is there by now: by a request of ours whose answer got lost, or by somebody else."""
+    def _conflict(self, mode: str, device: Device, record: Record, error: tuple[int, str]) -> None:
+        """It is there, or changed, by now: by a request of ours whose answer got lost, or by
+        somebody else."""
         there: Any = self._service.enrolment(device.registration_id)
-        if there is not None and shapes.within(record, there):
-            self._tell(Outcome("new", device.registration_id, device.where))
+        sent = {name: value for name, value in record.items() if name != "etag"}
+        if there is not None and shapes.within(sent, there):
+            self._tell(Outcome(DONE[mode], device.registration_id, device.where))
         else:
             self._refused(device, f"{error[1]} ({error[0]}): somebody else is enrolling, run again")
 

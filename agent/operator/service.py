@@ -79,9 +79,11 @@ class Service:
     def __init__(self, arm: Arm, dps: Any) -> None:
         host = str(dps.properties.service_operations_host_name)
         cloud = arm.config.cloud
-        login: Any = SasPolicy(host, *_key(arm))
-        if arm.config.dps.login == "entra":
+        login: Any
+        if arm.config.dps.login == "entra":  # who may read no keys may still write enrolments
             login = BearerTokenCredentialPolicy(azure.credential(cloud), cloud.dps_scope)
+        else:
+            login = SasPolicy(host, *_key(arm))
         self._client: PipelineClient[HttpRequest, HttpResponse] = PipelineClient(
             f"https://{host}",
             transport=azure.transport(cloud),
@@ -133,7 +135,7 @@ class Service:
         body = {"mode": mode, "enrollments": list(records)}
         found = _json(doing, self._asked(doing, "POST", "enrollments", body))
         try:
-            return dict(map(_refused, found.get("errors") or ()))
+            return _result(found, {str(each["registrationId"]).lower() for each in records})
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise AzureGarbled(f"cannot {doing}: DPS answered no result of them") from e
 
@@ -197,6 +199,14 @@ def _json(doing: str, reply: HttpResponse) -> Any:
         return json.loads(reply.text())
     except ValueError as e:
         raise AzureGarbled(f"cannot {doing}: DPS answered no JSON") from e
+
+
+def _result(found: Any, asked: set[str]) -> dict[str, tuple[int, str]]:
+    """Raises ValueError and the like for what says nothing of those that were asked for."""
+    errors = dict(map(_refused, found.get("errors") or ()))
+    if errors.keys() - asked or found["isSuccessful"] is not (not errors):
+        raise ValueError("contradicts itself")
+    return errors
 
 
 def _refused(error: Any) -> tuple[str, tuple[int, str]]:

@@ -1,6 +1,7 @@
 """What enrolments look like to DPS, and whether one that is there is as it should be."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agent.operator.settings import Operator
@@ -14,31 +15,39 @@ REPROVISION = {
 READ_ONLY = {"createdDateTimeUtc", "lastUpdatedDateTimeUtc", "registrationState"}
 
 
-def _common(config: Operator) -> dict[str, Any]:
-    return {
-        "capabilities": {"iotEdge": config.enrolment.edge},
-        "allocationPolicy": config.enrolment.allocation,
-        "reprovisionPolicy": REPROVISION[config.enrolment.reprovision],
-    }
+@dataclass(frozen=True)
+class Shape:
+    """What is wanted of each enrolment. `hub`: the host name of the hub, which DPS must be told
+    where it does not choose among hubs itself (`static`)."""
 
+    config: Operator
+    hub: str
 
-def group(config: Operator, references: Sequence[str]) -> dict[str, Any]:
-    """`references`: the names in DPS of one CA certificate or two, the newer first."""
-    names = dict(zip(("primary", "secondary"), references, strict=False))
-    return {
-        "enrollmentGroupId": config.enrolment.group,
-        "attestation": {"type": "x509", "x509": {"caReferences": names}},
-        **_common(config),
-    }
+    def _common(self) -> dict[str, Any]:
+        wanted = self.config.enrolment
+        found = {
+            "capabilities": {"iotEdge": wanted.edge},
+            "allocationPolicy": wanted.allocation,
+            "reprovisionPolicy": REPROVISION[wanted.reprovision],
+        }
+        return found | ({"iotHubs": [self.hub]} if wanted.allocation == "static" else {})
 
+    def group(self, references: Sequence[str]) -> dict[str, Any]:
+        """`references`: the names in DPS of one CA certificate or two, the newer first."""
+        names = dict(zip(("primary", "secondary"), references, strict=False))
+        return {
+            "enrollmentGroupId": self.config.enrolment.group,
+            "attestation": {"type": "x509", "x509": {"caReferences": names}},
+            **self._common(),
+        }
 
-def individual(config: Operator, registration_id: str, key: str) -> dict[str, Any]:
-    """`key`: TPM2B_PUBLIC of the EK, base64."""
-    return {
-        "registrationId": registration_id,
-        "attestation": {"type": "tpm", "tpm": {"endorsementKey": key}},
-        **_common(config),
-    }
+    def individual(self, registration_id: str, key: str) -> dict[str, Any]:
+        """`key`: TPM2B_PUBLIC of the EK, base64."""
+        return {
+            "registrationId": registration_id,
+            "attestation": {"type": "tpm", "tpm": {"endorsementKey": key}},
+            **self._common(),
+        }
 
 
 def new(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +55,12 @@ def new(wanted: dict[str, Any]) -> dict[str, Any]:
     what is there, neither is ever changed: who was locked out stays so."""
     name = {"deviceId": wanted["registrationId"]} if "registrationId" in wanted else {}
     return {**wanted, **name, "provisioningStatus": "enabled"}
+
+
+def of_cas(group: dict[str, Any]) -> bool:
+    """Whether an enrolment group is of the kind that we make: any other lets in other devices,
+    who would all be out if it became one."""
+    return bool(((group.get("attestation") or {}).get("x509") or {}).get("caReferences"))
 
 
 def within(wanted: dict[str, Any], there: dict[str, Any]) -> bool:
@@ -65,6 +80,8 @@ def _same(name: str, wanted: Any, there: Any) -> bool:
 
 
 def over(there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """What to send: as it is wanted; what somebody has set besides (a twin, say) stays."""
+    """What to send: as it is wanted; what somebody has set besides (a twin, say) stays, and so
+    does what is known of the same TPM (its storage root key)."""
     kept = {name: value for name, value in there.items() if name not in READ_ONLY}
-    return kept | wanted
+    same = within(wanted["attestation"], there.get("attestation") or {})
+    return kept | wanted | ({"attestation": kept["attestation"]} if same else {})

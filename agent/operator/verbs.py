@@ -9,7 +9,7 @@ from functools import partial
 
 from agent.config_files import written
 from agent.errors import AzureDiffers, DestroyUnconfirmed
-from agent.operator import azure, deploy, destroy, enrol, settings
+from agent.operator import azure, deploy, destroy, enrol, settings, shapes
 from agent.operator.enrol import Outcome
 from agent.operator.resources import Arm
 from agent.operator.service import Service
@@ -86,7 +86,8 @@ def enrolled(args: argparse.Namespace) -> int:
         _said(outcome, args.json)
 
     try:
-        enrol.enrol(arm.config, Service(arm, dps), args.files, tell, replace=args.replace)
+        shape = shapes.Shape(arm.config, arm.hub_host())
+        enrol.enrol(shape, Service(arm, dps), args.files, tell, replace=args.replace)
     finally:
         total = {name: counts[name] for name in ("new", "changed", "unchanged", "refused")}
         if args.json:

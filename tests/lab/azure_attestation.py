@@ -58,6 +58,8 @@ class Attestations:
             raise Error(400, 400004, f"allocationPolicy '{body['allocationPolicy']}' is not known")
         if strange := sorted(set(body.get("iotHubs") or []) - hubs):
             raise Error(400, 400208, f"The IoT hub '{strange[0]}' is not linked")
+        if body.get("allocationPolicy") == "static" and len(body.get("iotHubs") or []) != 1:
+            raise Error(400, 400004, "A static allocation is to one IoT hub, which must be named")
         if (device := body.get("deviceId")) is not None and not DEVICE_ID.fullmatch(str(device)):
             raise Error(400, 400004, f"'{device}' is no device id")
 
