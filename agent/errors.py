@@ -74,7 +74,7 @@ class EscrowUnusable(ConfigError):
     code = "escrow-unusable"
     remedy = (
         "Put the owner's public key, or a certificate for it, PEM, into {path}: RSA of 2048 bits "
-        "or more, or EC on P-256, P-384 or P-521"
+        "or more, or EC on P-256, P-384 or P-521; and no private key"
     )
 
 
@@ -85,6 +85,17 @@ class HostKeyMissing(ConfigError):
     remedy = (
         "Once on each device, not in the image: systemd-creds setup (the manual has a drop-in that "
         "does it by itself); or tpm.authorization.keep = 'sealed'"
+    )
+
+
+class OwnerHierarchyNeeded(ConfigError):
+    """The owner hierarchy is to get a password, and a disk of this device is opened without it."""
+
+    code = "owner-hierarchy-needed"
+    remedy = (
+        "systemd 252 makes the key for the disk in {path} (tpm2-device=) in the owner hierarchy, "
+        "and cannot be told a password: set tpm.authorization.owner = 'leave'. The two others may "
+        "stay 'random'"
     )
 
 
@@ -522,8 +533,9 @@ class SealedToAnotherTpm(TpmError):
 
     code = "passwords-lost"
     remedy = (
-        "Open the escrow with the owner's key, put each password into /etc/credstore/ under its "
-        "name there (chmod 0600), and: systemctl restart tpm2cloud-firstboot keeps them anew"
+        "Open the escrow with the owner's key (where this disk is from another device: that of the "
+        "device it is in now), put each password into /etc/credstore/ under its name there (chmod "
+        "0600), and: systemctl restart tpm2cloud-firstboot keeps them anew"
     )
 
 

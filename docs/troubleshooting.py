@@ -21,7 +21,7 @@ PLACES = {
     "The clock": ("clock", "dps-clock", "tls-dates", "tls-expired"),
     "The TPM": (
         "tpm", "nv", "handle", "srk", "csr", "attestation", "authorization", "escrow", "sealed",
-        "pcr", "pcrs", "host-key", "password", "passwords",
+        "pcr", "pcrs", "host-key", "password", "passwords", "owner",
     ),
     "Is the TPM genuine: the EK": ("ek",),
     "Who made this device: the IDevID": ("idevid", "policy", "approval", "approvals", "boot-state"),

@@ -11,13 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from agent import opened
-from agent.authorization import escrow
+from agent.authorization import disks, escrow
 from agent.authorization.kept import Kept, directory
 from agent.config import Authorization
 from agent.errors import (
     AgentError,
     EscrowUnusable,
     HostKeyMissing,
+    OwnerHierarchyNeeded,
     PasswordChanged,
     PasswordNotNeeded,
     PcrBankAbsent,
@@ -265,6 +266,21 @@ def test_a_password_for_a_hierarchy_that_has_none_is_told(home: Home) -> None:
     home.give({"tpm-owner-auth": "of another device"})
     assert "tpm-owner-auth" in home.refused(PasswordNotNeeded).remedy
     assert home.set() == set()
+
+
+@pytest.mark.parametrize("place", ["CRYPTTAB", "COMMAND_LINE"])
+def test_the_owner_gets_none_where_a_disk_is_opened_without_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Else the device would not come up again."""
+    file = home.base / "told"
+    monkeypatch.setattr(disks, place, file)
+    file.write_text("root UUID=4711 none tpm2-device=auto,discard\n")
+    assert str(file) in home.refused(OwnerHierarchyNeeded).remedy
+    assert home.set() == set()
+    assert home.run(home.wanting("endorsement", "lockout")) == "done"
+    file.write_text("# root UUID=4711 none tpm2-device=auto\nroot UUID=4711 none\n")
+    assert home.run() == "done"
 
 
 def test_a_tpm_that_was_cleared_gets_new_ones(home: Home) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent import credentials, store
-from agent.authorization import escrow
+from agent.authorization import disks, escrow
 from agent.authorization.kept import SRK, Kept, directory
 from agent.config import HIERARCHIES, Authorization
 from agent.errors import (
@@ -20,7 +20,6 @@ from agent.errors import (
     SealedToAnotherState,
     SealedToAnotherTpm,
     TpmAuth,
-    TpmError,
 )
 from agent.state import State
 from agent.steps import Step
@@ -49,7 +48,7 @@ class Passwords:
 
     def done(self) -> str | None:
         """Raises TpmAuth, PasswordChanged, PasswordNotNeeded, SealedToAnotherState,
-        SealedToAnotherTpm, EscrowUnusable."""
+        SealedToAnotherTpm, EscrowUnusable, OwnerHierarchyNeeded."""
         told = {name: self._standing(name) for name in self._names()}
         if None in told.values():
             return None
@@ -75,6 +74,7 @@ class Passwords:
                 why = "there is none, and a credential has one"
                 what = f"cannot set the {name} password of the TPM"
                 raise PasswordNotNeeded(f"{what}: {why}", name=name)
+            disks.admit(name)
             return None
         if not self.kept.has(name):
             return self._of_others(name)
@@ -149,7 +149,7 @@ class Passwords:
         """So that it can be had again: seen, before it is set."""
         self.kept.keep(name, password, self.conf.keep, self.conf.pcrs)
         if self.kept.open(name) != password:
-            raise TpmError(f"cannot keep the {name} password of the TPM: what is kept is another")
+            raise RuntimeError(f"what is kept for {name} is not what was to be kept")
 
     def _is_ours(self, name: str) -> bool:
         return name not in self.tpm.passwords_set() or self.kept.has(name)
