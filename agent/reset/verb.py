@@ -35,7 +35,7 @@ COPIES = (
 def add(commands: Any) -> None:
     verb = commands.add_parser(
         "reset",
-        help="let this device go: nothing of its owner's stays that could be used",
+        help="let this device go: no key and no certificate of its owner's stays",
         description="Let this device go: its LDevID key, the PKCS#11 token, hub key, certificates, "
         "what IoT Edge keeps of them, and the state go; then it is said what is to be revoked at "
         "CAs, DPS and hub, and what stays. EK and IDevID stay, so another owner can have it "
