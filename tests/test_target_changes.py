@@ -36,7 +36,7 @@ def alone(device: Device, changes: dict[str, Any]) -> None:
 def provision(device: Device) -> str:
     done = device.agent("provision")
     assert done.returncode == 0, done.stderr
-    return done.stderr.splitlines()[-1]
+    return next(x for x in done.stderr.splitlines() if x.startswith("registration"))
 
 
 def sends(device: Device) -> None:
