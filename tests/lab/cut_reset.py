@@ -21,7 +21,7 @@ from tests.lab import crash, instant
 from tests.lab.crash import Place
 from tests.lab.cuts import Cut
 from tests.lab.device import Device, Wish
-from tests.lab.finished import failed_tries
+from tests.lab.finished import differences, failed_tries
 from tests.lab.world import World
 
 # Written anew each time: a signature in it, a time, and what programs said.
@@ -127,7 +127,7 @@ class Reset:
             begun = self._at_once(device)
             done = device.run(self._command() if begun else command)
             assert done.returncode == 0, done.stderr
-            assert (found := end(device)) == self.undisturbed, _differences(found, self.undisturbed)
+            assert not (found := differences(end(device), self.undisturbed)), found
             assert failed_tries(device) <= tries
         return just
 
@@ -183,15 +183,3 @@ def _files_now(device: Device) -> dict[str, bytes]:
         path for path in files if "tpm-loaded" not in path.name and not path.name.startswith(".")
     ]
     return {path.name: path.read_bytes() for path in own}
-
-
-def _differences(found: End, expected: End) -> list[str]:
-    said = []
-    for name, value in vars(found).items():
-        other = vars(expected)[name]
-        if isinstance(value, dict):
-            keys = {key for key in {*value, *other} if value.get(key) != other.get(key)}
-            said += [f"{name}: {key}: {value.get(key)}, not {other.get(key)}" for key in keys]
-        elif value != other:
-            said.append(f"{name}: {value}, not {other}")
-    return said

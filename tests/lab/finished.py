@@ -27,7 +27,7 @@ class End:
     config: str
 
 
-def differences(found: End, expected: End) -> list[str]:
+def differences(found: object, expected: object) -> list[str]:
     """What is not as it should be, in words."""
     said = []
     for name, value in vars(found).items():
