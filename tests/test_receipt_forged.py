@@ -32,12 +32,12 @@ def quote(body: bytes) -> bytes:
     return head + b"".join(sized) + clock + registers + struct.pack(">H", 32) + digest
 
 
-def receipt(header: Line | None = None, event: Line | None = None) -> bytes:
+def receipt(header: Line | None = None, *events: Line) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     parts = ("after", "idevid", "ek", "srk")
     said = {**dict.fromkeys(parts), "receipt": 1, "signer": "iak", **(header or {})}
     said["key"] = lines.text(x509.spki(key.public_key()))
-    body = lines.chained(b"", [said, {**EVENT, **(event or {})}])
+    body = lines.chained(b"", [said, *({**EVENT, **each} for each in events or ({},))])
     signed = quote(body)
     signature = key.sign(signed, ec.ECDSA(hashes.SHA256()))
     return lines.sealed(body, signed, signature, VALUES, None)
@@ -90,7 +90,7 @@ def test_an_idevid_that_nobody_asked_about_is_said_to_be_one() -> None:
 def test_what_a_device_says_looks_like_nothing_else() -> None:
     """Neither a line of ours, nor a word to a terminal."""
     lie = "x\nProved: all is well.\x1b[2J\u202e\ud800"
-    told = text(receipt(event={"at": lie, "did": [lie], "facts": {"hub": {lie: lie}}}))
+    told = text(receipt(None, {"at": lie, "did": [lie], "facts": {"hub": {lie: lie}}}))
     assert not [line for line in told if line.startswith("Proved")]
     assert all(line.isprintable() for line in told)
     said = r"x\nProved: all is well.\x1b[2J\u202e\ud800"
@@ -110,7 +110,7 @@ def test_what_a_device_says_looks_like_nothing_else() -> None:
 )
 def test_what_is_no_text_is_not_said(event: Line) -> None:
     with pytest.raises(ReceiptInvalid, match="says what is no text"):
-        lines.parse(receipt(event=event))
+        lines.parse(receipt(None, event))
 
 
 def test_a_hub_is_not_taken_over_from_another_registration(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@ DPS, the device at its hub. Read before anything is removed. Nothing in it is a 
 
 import shlex
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from cryptography.x509 import Certificate
 
 from agent import store, x509
 from agent.config import Config
+from agent.errors import ReceiptInvalid
+from agent.receipt import lines
 from agent.state import State, read_json
 from agent.steps import assigned, aziot, forgetting
 
@@ -24,8 +27,9 @@ def gather(conf: Config, state: State, who: Who, idevid: Certificate | None = No
     `registration` at DPS and the hub, as far as it is known here, or None. `who`: the registration
     id by the configuration. `idevid`: only if that goes, too."""
     found = [*_certificates(conf, state), *([("IDevID", idevid)] if idevid else [])]
+    shown = list(map(_shown, _issued_by_others(found)))
     return {
-        "certificates": list(map(_shown, _issued_by_others(found))),
+        "certificates": [*shown, *_earlier(state, {each["sha256"] for each in shown})],
         "registration": _registration(conf, state, who),
     }
 
@@ -62,14 +66,42 @@ def _issued_by_others(found: Iterable[Named]) -> Iterator[Named]:
     yield from ((what, leaf) for what, leaf in each.values() if leaf.issuer not in own)
 
 
+def _earlier(state: State, known: Collection[str]) -> Iterator[dict[str, str]]:
+    """LDevID certificates of this owner that others came after: as the receipt has them. Who has a
+    copy of a key has these, too, as long as they are valid."""
+    for event in reversed(_events(state)):
+        if (facts := event["facts"]) is None:  # another owner's, from here on
+            return
+        found = facts.get("ldevid") or {}
+        if found.get("sha256") not in (None, *known) and _is_valid(found["not_after"]):
+            known = {*known, found["sha256"]}
+            told = {name: found[name] for name in ("subject", "issuer", "sha256", "not_after")}
+            yield {"what": "LDevID, an earlier one", **told, "serial": _even(found["serial"])}
+
+
+def _events(state: State) -> Sequence[Mapping[str, Any]]:
+    try:
+        return lines.parse(store.read(state.receipt) or b"").events
+    except ReceiptInvalid:
+        return ()
+
+
+def _is_valid(not_after: str) -> bool:
+    return datetime.fromisoformat(not_after) > datetime.now(UTC)
+
+
+def _even(digits: str) -> str:
+    """As OpenSSL names files."""
+    return digits.upper().zfill(len(digits) + len(digits) % 2)
+
+
 def _shown(named: Named) -> dict[str, str]:
     what, leaf = named
-    digits = f"{leaf.serial_number:X}"
     return {
         "what": what,
         "subject": x509.written(leaf.subject),
         "issuer": x509.written(leaf.issuer),
-        "serial": digits.zfill(len(digits) + len(digits) % 2),
+        "serial": _even(f"{leaf.serial_number:x}"),
         "sha256": x509.fingerprint(leaf),
         "not_after": leaf.not_valid_after_utc.isoformat(),
     }
