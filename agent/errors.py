@@ -1737,7 +1737,7 @@ class OperatorSoftware(ConfigError):
     """Azure's packages for Python, which the operator's tool works with, are not installed."""
 
     code = "operator-software"
-    remedy = "Install them: pip install 'tpm2cloud[operator]'"
+    remedy = "Install them, in a checkout of tpm2cloud: pip install '.[operator]'"
 
 
 class DestroyUnconfirmed(ConfigError):
@@ -1752,7 +1752,8 @@ class AzureDiffers(ConfigError):
 
     code = "azure-differs"
     remedy = (
-        "Choose another name or place in operator.toml; or, if it is to be ours, give it the tag: "
+        "Choose another name or place in operator.toml; or, if it is to be ours, which means that "
+        "destroy removes it, give it the tag: "
         "az tag update --operation merge --tags tpm2cloud=GROUP --resource-id ID"
     )
 
@@ -1779,6 +1780,16 @@ class AzureNameTaken(Refused):
 
     code = "azure-name-taken"
     remedy = "Choose another name in operator.toml"
+
+
+class AzureUnregistered(Refused):
+    """The subscription was never used for IoT hubs: Azure wants to be told that it is to be."""
+
+    code = "azure-unregistered"
+    remedy = (
+        "Once for a subscription, then wait some minutes: "
+        "az provider register --namespace Microsoft.Devices --wait"
+    )
 
 
 class AzureRefused(Refused):

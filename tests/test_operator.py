@@ -177,6 +177,8 @@ def test_a_hub_that_is_taken_or_fails_or_stands_elsewhere_is_told(
 ) -> None:
     azure.behave(taken=[HUB])
     assert "[azure-name-taken]" in tool("deploy").err
+    azure.behave(unregistered=True)
+    assert "az provider register --namespace Microsoft.Devices" in tool("deploy").err
     azure.behave(failing=[HUB])
     failed = tool("deploy")
     assert failed.status == 76, failed.err

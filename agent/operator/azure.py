@@ -27,6 +27,7 @@ from agent.errors import (
     AzureNameTaken,
     AzureRefused,
     AzureUnreachable,
+    AzureUnregistered,
 )
 from agent.http import host_of, printable
 
@@ -40,6 +41,7 @@ KNOWN = {
     AzureAuthorityHosts.AZURE_GOVERNMENT,
     AzureAuthorityHosts.AZURE_CHINA,
 }
+UNREGISTERED = "MissingSubscriptionRegistration"
 BUSY = {408, 429, 500, 502, 503, 504}
 TAKEN = ("NotAvailable", "NameUnavailable", "AlreadyTaken", "NameInUse")
 RETRIES = {"retry_total": TRIES, "retry_status": TRIES, "retry_backoff_max": PATIENCE}
@@ -81,8 +83,8 @@ def arm(cloud: "Cloud") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def speaking(doing: str) -> Iterator[None]:
-    """Raises AzureLogin, AzureForbidden, AzureNameTaken, AzureRefused (76), AzureBusy,
-    AzureUnreachable (75) for what the SDKs raise."""
+    """Raises AzureLogin, AzureForbidden, AzureNameTaken, AzureUnregistered, AzureRefused
+    (76), AzureBusy, AzureUnreachable (75) for what the SDKs raise."""
     try:
         yield
     except ClientAuthenticationError as e:
@@ -112,4 +114,6 @@ def refusal(doing: str, status: int, code: str, message: str) -> AgentError:
         return AzureForbidden(why)
     if status == 409 and any(part in code for part in TAKEN):
         return AzureNameTaken(why)
+    if code == UNREGISTERED:
+        return AzureUnregistered(why)
     return AzureBusy(why) if status in BUSY else AzureRefused(why)
