@@ -36,6 +36,13 @@ def provisioned(device: Device) -> list[str]:
     return done.stderr.splitlines()
 
 
+def given(device: Device, owner: Owner) -> None:
+    """The passwords out of the escrow, as credentials."""
+    for name, password in owner.opens(escrow.file(State(device.state))).items():
+        if name in PASSWORDS:
+            pki.write_private(device.credentials / name, password.encode())
+
+
 def said(device: Device, verb: str, *arguments: str) -> str:
     done = device.agent(verb, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -72,13 +79,27 @@ def test_a_changed_register_stops_a_run_and_nothing_else_and_the_escrow_is_the_w
     states = {step["step"]: step["state"] for step in status["steps"]}
     assert {name for name, state in states.items() if state == "failed"} == {"tpm", "ek"}
     said(device, "health", "--dry-run")
-    for name, password in owner.opens(escrow.file(State(device.state))).items():
-        if name in PASSWORDS:
-            pki.write_private(device.credentials / name, password.encode())
+    given(device, owner)
     provisioned(device)
     for name in PASSWORDS:
         (device.credentials / name).unlink()
     provisioned(device)
+
+
+def test_a_reset_begins_with_nothing_where_the_owners_password_is_not_told(
+    make_device: MakeDevice,
+) -> None:
+    device = make_device()
+    owner = with_passwords(device)
+    provisioned(device)
+    Tools(device.tcti, device.directory)("pcrextend", f"7:sha256={'22' * 32}")
+    done = device.agent("reset", "-y")
+    assert (done.returncode, "[sealed-to-another-state]" in done.stderr) == (69, True), done.stderr
+    assert not State(device.state).reset.exists()
+    given(device, owner)
+    said(device, "reset", "-y")
+    with Tpm(device.tcti) as tpm:
+        assert tpm.passwords_set() == frozenset()
 
 
 def test_iotedge_is_told_what_its_tpm_service_needs(make_device: MakeDevice) -> None:

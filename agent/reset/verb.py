@@ -90,19 +90,16 @@ class Device:
 
 
 def _reset(args: argparse.Namespace, device: Device, before: Mark | None) -> int:
-    from agent import plan
-    from agent.reset import acts
-
     wanted = _intended(args, device, before)
-    steps = acts.steps(device.conf, device.tpm, device.state, wanted)
-    if wanted.wishes.configuration:
-        steps.append(acts.configuration(wanted))
-    todo = [step.name for step in steps if plan.at(step, step.done) is None]
+    steps, todo = _steps(device, wanted)
     if args.dry_run:
         _tell(args, device, wanted, {step.name: step.name in todo for step in steps})
         return 0
     if todo or before is None or before.phase != "done":
+        _able(device.tpm)
         _confirmed(args, before, wanted, todo)
+        wanted = _intended(args, device, before)  # anew: IoT Edge was at work until the answer came
+        steps, todo = _steps(device, wanted)
         mark.write(device.state, wanted)
         write = partial(_written, args, device, wanted)
         if wanted.wishes.burn_idevid:
@@ -110,6 +107,24 @@ def _reset(args: argparse.Namespace, device: Device, before: Mark | None) -> int
         _run(device.state, wanted, steps, write)
     _tell(args, device, wanted, {step.name: step.name in todo for step in steps})
     return 0
+
+
+def _able(tpm: "Tpm") -> None:
+    """Without the owner's password no key goes, and nothing else has gone by then. Raises what that
+    cannot be opened for."""
+    if tpm.withheld and "owner" in tpm.passwords_set() and "owner" not in tpm.auths:
+        raise tpm.withheld
+
+
+def _steps(device: Device, wanted: Mark) -> tuple[list["Step"], list[str]]:
+    """And the names of those that there is something to do for."""
+    from agent import plan
+    from agent.reset import acts
+
+    steps = acts.steps(device.conf, device.tpm, device.state, wanted)
+    if wanted.wishes.configuration:
+        steps.append(acts.configuration(wanted))
+    return steps, [step.name for step in steps if plan.at(step, step.done) is None]
 
 
 def _run(
