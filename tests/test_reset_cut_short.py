@@ -1,6 +1,10 @@
 """A first boot was cut short, or a server lies: what was left of that is let go, too, and told."""
 
+import json
+import os
+import pty
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,29 @@ def test_a_key_for_the_hub_goes_even_if_we_never_came_to_know_that_it_was_issued
     told = let_go(device)
     assert public(device, HUB_KEY) is None
     assert told["hand_over"]["registration"]["id"] == device.wish.id
+
+
+def test_what_came_before_the_answer_is_let_go_and_told_too(make_device: MakeDevice) -> None:
+    device = make_device()
+    ours, theirs = pty.openpty()
+    certificate = pki.root("renewed meanwhile").issue(pki.new_key().public_key(), "dev")
+    with subprocess.Popen(
+        device.agent_command("reset", "--json"),
+        env=device.environment(),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as asking:
+        assert asking.stderr
+        while asking.stderr.read(1) != b"?":
+            assert asking.poll() is None
+        pki.write_private(device.state / "ldevid.pem", pki.pem(certificate))
+        os.write(ours, b"yes\n")
+        told = json.loads(asking.communicate()[0])
+    os.close(ours)
+    os.close(theirs)
+    assert [each["subject"] for each in told["hand_over"]["certificates"]] == ["CN=dev"]
+    assert not (device.state / "ldevid.pem").exists()
 
 
 def run(step: Step) -> None:
