@@ -152,7 +152,11 @@ WAYS: dict[str, dict[str, Way]] = {
         "az iot": AZURE,
         "az login": AZURE,
         "az deployment group create": AZURE,
-        "pip install": By("tests/setup", "editable_mode=compat -e ."),
+        "apt-get install": Setup(),
+        "python3 -m venv": By("tests/setup", "python3 -m venv"),
+        "pip install": By(
+            "tests/test_operator_install.py::test_pip_takes_what_the_guide_says", "in_a_shell(f"
+        ),
         "tpm2cloud-operator": Typed("workstation"),
         "tpm2cloud identity --merge boards.jsonl >boards.csv": Typed("station"),
         "journalctl -m": Booted(),
