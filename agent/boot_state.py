@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PCRS = "sha256:0,2,7"
+FREE = (
+    16,
+    23,
+)  # reset by whoever wants (TCG PC Client Platform TPM Profile, 4.6.2): debug, and apps
 
 
 def add(commands: Any) -> None:
@@ -89,3 +93,8 @@ def _warn(state: "State") -> None:
     if empty:
         which = ", ".join(f"PCR {each}" for each in empty)
         log.warning("nothing was measured into %s: that says nothing about this boot", which)
+    if free := [n for n in FREE if n in state.values]:
+        which = ", ".join(f"PCR {each}" for each in free)
+        log.warning(
+            "any program sets %s to what it wants: that says nothing about this boot", which
+        )

@@ -192,6 +192,9 @@ def test_the_boot_state_is_told_to_whoever_asks(device: Device) -> None:
     assert found["values"]["0"] == 64 * "0"
     assert found["values"]["7"] not in (64 * "0", 64 * "f")
     assert "nothing was measured into PCR 0: that says nothing" in told.stderr
+    assert "any program sets" not in told.stderr
+    free = device.agent("boot-state", "--pcrs", "sha256:7,16,23").stderr
+    assert "any program sets PCR 16, PCR 23 to what it wants" in free
 
 
 def test_a_state_that_was_computed_is_signed_before_anything_has_booted_it(

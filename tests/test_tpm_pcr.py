@@ -1,8 +1,11 @@
 """Registers of the TPM (PCRs): read, and asked for by a policy, as tpm2-tools do both."""
 
-import pytest
+from typing import Any
 
-from agent.errors import PcrBankAbsent
+import pytest
+from tpm2_pytss import ESAPI
+
+from agent.errors import PcrBankAbsent, PcrMoved
 from agent.tpm import Tpm, pcr
 from agent.tpm.pcr import Selection
 from tests.lab.tools import Tools
@@ -18,6 +21,25 @@ def test_registers_are_read_as_tpm2_tools_read_them(tpm: Tpm, tools: Tools) -> N
     assert b"".join(values.values()) == (tools.directory / "values").read_bytes()
     assert list(values) == list(every.registers)
     assert values[7] not in (bytes(32), values[2])
+
+
+@pytest.mark.parametrize("register", [10, 0])
+def test_registers_are_read_though_another_one_changes_all_the_time(
+    tpm: Tpm, tools: Tools, monkeypatch: pytest.MonkeyPatch, register: int
+) -> None:
+    """More than a TPM answers at once. Where it is one of them, that has an end, too."""
+    wanted, read = Selection("sha256", tuple(range(9))), ESAPI.pcr_read
+
+    def busy(*args: Any) -> Any:
+        tools("pcrextend", f"{register}:{EVENT}")
+        return read(*args)
+
+    monkeypatch.setattr(ESAPI, "pcr_read", busy)
+    if register in wanted.registers:
+        with pytest.raises(PcrMoved, match="change all the time"):
+            pcr.read(tpm, wanted)
+    else:
+        assert [*pcr.read(tpm, wanted)] == [*wanted.registers]
 
 
 def test_a_policy_of_registers_is_what_tpm2_tools_come_to(tpm: Tpm, tools: Tools) -> None:

@@ -10,10 +10,10 @@ from typing import Any, Self
 from tpm2_pytss.constants import TPM2_CC
 from tpm2_pytss.types import TPM2B_DIGEST, TPML_PCR_SELECTION
 
-from agent.errors import PcrBankAbsent
+from agent.errors import PcrBankAbsent, PcrMoved
 from agent.tpm import policies
 from agent.tpm.chip import Chip
-from agent.tpm.esys import speaking
+from agent.tpm.esys import TRIES, speaking
 
 BANKS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}  # bytes of a register
 LAST = 23  # of a PC's or a server's TPM (TCG PC Client Platform TPM Profile, 4.6)
@@ -59,11 +59,17 @@ class Selection:
 
 
 def read(tpm: Chip, selection: Selection) -> dict[int, bytes]:
-    """The registers as they are now, all of one moment. Raises PcrBankAbsent, TpmError."""
-    while True:
+    """The registers as they are now, all of one moment: nothing was changed meanwhile, or, where
+    something always is (the kernel's IMA extends a register for each program), what was read twice
+    is the same, for no register comes back to a value (but 16 and 23, which say nothing). Raises
+    PcrBankAbsent, PcrMoved, TpmError."""
+    before = None
+    for _ in range(TRIES):
         found, counters = _read(tpm, selection)
-        if len(counters) == 1:
+        if len(counters) == 1 or found == before:
             return found
+        before = found
+    raise PcrMoved(f"cannot read the registers {selection}: they change all the time")
 
 
 def _read(tpm: Chip, selection: Selection) -> tuple[dict[int, bytes], set[int]]:
