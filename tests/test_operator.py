@@ -295,3 +295,5 @@ def test_a_configuration_says_all_that_is_wrong_with_it(desk: Desk, tool: Tool) 
     assert refused.status == 78
     for each in ("azure.resource_group: required", "dsp: unknown setting, did you mean dps?"):
         assert each in refused.err
+    desk.write(hub="sku = 'B1'")
+    assert "hub.sku: must be S1, S2, S3 or F1 for devices with IoT Edge" in tool("plan").err

@@ -136,6 +136,11 @@ class Operator:
     enrolment: Enrolment = field(default_factory=Enrolment)
     cloud: Cloud = field(default_factory=Cloud)
 
+    def problems(self) -> Problems:
+        if self.enrolment.edge and self.hub.sku.startswith("B"):
+            what = "must be S1, S2, S3 or F1 for devices with IoT Edge, or enrolment.edge false"
+            yield "hub.sku", what
+
     @property
     def tags(self) -> dict[str, str]:
         return {TAG: self.enrolment.group}
