@@ -545,7 +545,9 @@ class PasswordChanged(TpmError):
     code = "password-changed"
     remedy = (
         "Find out who did it. Then put the right one into /etc/credstore/tpm-{name}-auth (chmod "
-        "0600), and: systemctl restart tpm2cloud-firstboot keeps that one"
+        "0600), and: systemctl restart tpm2cloud-firstboot keeps that one. Of lockout none is "
+        "tried: remove lockout.sealed or tpm-lockout-auth from /var/lib/tpm2cloud/authorization, "
+        "and it is left alone"
     )
 
 

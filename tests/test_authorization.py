@@ -439,6 +439,22 @@ def test_a_password_of_lockout_is_kept_though_nothing_tells_a_wrong_one(home: Ho
     assert home.escrowed() == before
 
 
+def test_a_password_of_lockout_is_for_the_tpm_it_was_set_in(home: Home) -> None:
+    """A credential of this host opens with any TPM: where the disk is in another device, or this
+    one was cleared, what is kept is not the one that somebody has set there."""
+    conf = home.wanting("lockout", keep="credential")
+    home.run(conf)
+    home.tools("clear", "-c", "p")
+    with Tpm(home.tcti) as tpm, tpm.srk("ecc256") as srk:
+        tpm.persist(srk, SRK)
+    home.tools("changeauth", "-c", "l", "hers")
+    home.refused(PasswordChanged, conf)
+    with opened.tpm(home.tcti) as tpm, pytest.raises(TpmAuth):
+        released(tpm, home.state)
+    home.unlocked()
+    home.works("tpm-lockout-auth", "hers")
+
+
 def test_what_does_not_open_again_is_not_set(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here a register changes just when its value has been read."""
     read = pcr.read

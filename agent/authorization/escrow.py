@@ -88,16 +88,21 @@ def write(state: State, kept: Kept, passwords: Mapping[str, bytes], who: str, ke
     store.write(file(state), data)
     told = _told(data, kept, list(passwords), key)
     if (lockout := passwords.get("lockout")) is not None:
-        told["lockout"] = _digest(lockout)
+        told["lockout"] = _lockout(kept, lockout)
     write_json(_about(state), told)
 
 
 def is_lockout(state: State, kept: Kept, password: bytes) -> bool:
-    """It is the one in the escrow; the TPM cannot be asked, which takes no second try. By its
-    digest: 128 random bits are not guessed. Where that is lost, it must be the one that is kept.
-    Raises as Kept.open."""
-    told = (read_json(_about(state)) or {}).get("lockout")
-    return kept.open("lockout") == password if told is None else told == _digest(password)
+    """It is the one in the escrow, of this TPM, not cleared since; the TPM cannot be asked, which
+    takes no second try. By its digest: 128 random bits are not guessed. Where that is lost, it must
+    be the one that is kept. Raises as Kept.open."""
+    if (told := (read_json(_about(state)) or {}).get("lockout")) is None:
+        return kept.open("lockout") == password
+    return bool(told == _lockout(kept, password))
+
+
+def _lockout(kept: Kept, password: bytes) -> str:
+    return _digest(kept.tpm.likeness().encode() + password)
 
 
 def _told(data: bytes, kept: Kept, names: list[str], key: Key) -> dict[str, object]:

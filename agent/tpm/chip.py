@@ -124,7 +124,7 @@ class Chip:
     def _clean_up(self, ledger: Path) -> None:
         """No fsync: a power cut empties the slots by itself, and what is there then is others'; as
         it is in another TPM, where the disk goes from board to board."""
-        loaded, here = self.loaded(), {"tpm": self._likeness(), "resets": self._resets()}
+        loaded, here = self.loaded(), {"tpm": self.likeness(), "resets": self._resets()}
         try:
             with _told(ledger):
                 kept = json.loads(ledger.read_text()) if ledger.exists() else {}
@@ -136,7 +136,7 @@ class Chip:
         with _told(ledger):
             ledger.write_text(json.dumps({**here, "loaded": sorted(loaded & before)}))
 
-    def _likeness(self) -> str:
+    def likeness(self) -> str:
         """What no other TPM answers, nor this one after a clear: the ticket for a hash is an HMAC
         with the proof of the hierarchy, which is random (TPM 2.0 Library, part 2, 10.7.6; part 3,
         15.4). That takes no key, no slot, no password, no hierarchy switched on."""
