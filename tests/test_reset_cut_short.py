@@ -29,7 +29,7 @@ def test_a_key_for_the_hub_goes_even_if_we_never_came_to_know_that_it_was_issued
     make_device: MakeDevice,
 ) -> None:
     """IoT Edge was told who it is, registered, and the power failed."""
-    device = make_device(attestation="tpm")
+    device = make_device(id="cut-short", attestation="tpm")
     device.enrol()
     provisioned(device)
     assert public(device, HUB_KEY)
@@ -37,6 +37,23 @@ def test_a_key_for_the_hub_goes_even_if_we_never_came_to_know_that_it_was_issued
     told = let_go(device)
     assert public(device, HUB_KEY) is None
     assert told["hand_over"]["registration"]["id"] == device.wish.id
+
+
+def test_what_iot_edge_had_goes_even_if_the_device_was_to_be_without_it(
+    make_device: MakeDevice,
+) -> None:
+    device = make_device()
+    provisioned(device)
+    assert list(device.edge.glob("certd/certs/*"))
+    static = {"operational": {"issued_by": "static"}}
+    device.configure({"device": {"target": "device"}, **static})
+    told = let_go(device)
+    assert not list(device.edge.glob("certd/certs/*"))
+    assert not list(device.edge.glob("keyd/keys/*"))
+    assert b"pkcs11" not in (store.read(device.aziot / "config.toml") or b"")
+    whats = {each["what"] for each in told["hand_over"]["certificates"]}
+    assert any(what.startswith("IoT Edge") for what in whats)
+    assert told["hand_over"]["registration"]["hub"]
 
 
 def test_what_came_before_the_answer_is_let_go_and_told_too(make_device: MakeDevice) -> None:

@@ -32,29 +32,31 @@ def steps(conf: Config, tpm: Tpm, state: State, mark: Mark) -> list[Step]:
 
 
 def _keys(conf: Config, tpm: Tpm, state: State, mark: Mark) -> Iterator[Step]:
+    edge = forgetting.has_edge(conf, state)
     yield _telemetry()
-    if conf.for_edge:
+    if edge:
         yield _iotedge(conf)
     for handle, name in mark.keys.items():
         yield _key(tpm, handle, name)
     yield _token(conf)
-    yield _gone("wrapped-keys", lambda: [*_wrapped(state), *_edge(conf, forgetting.KEYS)])
+    yield _gone("wrapped-keys", lambda: [*_wrapped(state), *_edge(conf, edge, forgetting.KEYS)])
 
 
 def _rest(conf: Config, tpm: Tpm, state: State, mark: Mark) -> Iterator[Step]:
     for index, digest in mark.indices.items():
         yield _index(tpm, index, digest)
     burnt = [conf.idevid.certificate, state.idevid_issued] if mark.wishes.burn_idevid else []
-    kept = partial(_edge, conf, forgetting.CERTIFICATES)
+    edge = forgetting.has_edge(conf, state)
+    kept = partial(_edge, conf, edge, forgetting.CERTIFICATES)
     yield _gone("certificates", lambda: [*_certificates(state), *burnt, *kept()])
-    if conf.for_edge:
+    if edge:
         yield _aziot_config(conf)
     yield _passwords(tpm, state)
-    yield _gone("state", lambda: [*_state(conf, state), *_edge(conf, forgetting.NAMES)])
+    yield _gone("state", lambda: [*_edge(conf, edge, forgetting.NAMES), *_state(conf, state)])
 
 
-def _edge(conf: Config, of: forgetting.Names) -> Iterable[Path]:
-    return forgetting.left(conf, of) if conf.for_edge else ()
+def _edge(conf: Config, edge: bool, of: forgetting.Names) -> Iterable[Path]:
+    return forgetting.left(conf, of) if edge else ()
 
 
 # --- who might use the keys ---

@@ -50,7 +50,7 @@ def _certificates(conf: Config, state: State) -> Iterator[Named]:
     for slot in (state, state.other):
         for path in (slot.ldevid_cert, slot.ldevid_next, slot.ldevid_issued):
             yield from (("LDevID", leaf) for leaf in x509.kept(store.read(path))[:1])
-    if conf.for_edge:
+    if forgetting.has_edge(conf, state):
         directory = conf.aziot.state / "certd/certs"
         with store.permitted(directory):
             files = sorted(directory.glob("*.cer")) if directory.is_dir() else []
@@ -112,6 +112,8 @@ def _shown(named: Named) -> dict[str, str]:
 
 def _registration(conf: Config, state: State, who: Who) -> dict[str, Any] | None:
     asked, hub, device_id = _of_edge(conf, state) if conf.for_edge else _of_device(state)
+    if not asked and forgetting.has_edge(conf, state):
+        asked, hub, device_id = _of_edge(conf, state)
     if not asked:
         return None
     return {

@@ -50,6 +50,11 @@ def left(conf: Config, of: Names) -> Iterator[Path]:
         yield from (path for path in there if not names or path.name in names)
 
 
+def has_edge(conf: Config, state: State) -> bool:
+    """Or had it, before its configuration said otherwise: then it is there still."""
+    return conf.for_edge or store.exists(state.registration)
+
+
 def was_told(conf: Config) -> bool:
     """IoT Edge's configuration says, by us, who it is. Raises AziotConfigInvalid."""
     path = aziot_file(conf)
