@@ -189,6 +189,17 @@ def test_reading_needs_no_more_memory_for_many_than_for_one(tmp_path: Path) -> N
     assert peak < file.stat().st_size / 2
 
 
+def test_a_table_that_a_spreadsheet_has_saved_is_read(tmp_path: Path) -> None:
+    """They begin their files with a byte order mark."""
+    (tmp_path / "devices.csv").write_text(
+        identity_csv.table([identity_csv.row(made_up(1))]) + "\n", encoding="utf-8-sig"
+    )
+    (tmp_path / "devices.json").write_text(exported([made_up(1)]), encoding="utf-8-sig")
+    for name in ("devices.csv", "devices.json"):
+        [found] = exports.every([tmp_path / name])
+        assert isinstance(found, exports.Device), found
+
+
 def test_an_endorsement_key_is_one(tmp_path: Path) -> None:
     good = b"\xff" * 256
     for blob, why in {

@@ -39,7 +39,7 @@ def every(files: Sequence[Path]) -> Iterator[Device | Bad]:
     size; a file that cannot be read further is one `Bad`."""
     for file in files:
         try:
-            with file.open(encoding="utf-8", newline="") as stream:
+            with file.open(encoding="utf-8-sig", newline="") as stream:  # as Excel writes
                 yield from _of(file, stream)
         except OSError as e:
             yield Bad(str(file), f"cannot be read: {e.strerror}")
