@@ -72,6 +72,7 @@ def states(report: dict[str, Any], *names: str) -> set[str]:
 
 def is_healthy(device: Device) -> None:
     """All is fresh; what the hub sees is what is there; and nothing is left to be done."""
+    edge.until(lambda: not looked_at(device, "--dry-run")["actions"])  # IoT Edge may be starting
     report = looked_at(device, "--dry-run")
     assert (report["code"], states(report), report["actions"]) == (0, {"fresh"}, []), report
     seen = int(device.world.dps.assigned(device.wish.id)[-1]["serial"], 16)

@@ -62,7 +62,7 @@ def of_owner(device: Device) -> dict[str, bytes]:
     files = [state.ldevid_cert, *device.edge.glob("certd/certs/*.cer")]
     for file in files:
         leaf = x509.parse(file.read_bytes())[0]
-        found[f"certificate {file.name}"] = pki.pem(leaf).splitlines()[3]
+        found[f"certificate {file.name}"] = pki.pem(leaf).splitlines()[-3]  # of the signature
     return found
 
 
