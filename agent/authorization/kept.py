@@ -92,12 +92,13 @@ class Kept:
     def _sealed(self, name: str) -> tuple[bytes, bytes, pcr.Selection, dict[int, bytes]]:
         found: dict[str, Any] = read_json(self.sealed(name)) or {}
         try:
-            blobs = (base64.b64decode(found[part], validate=True) for part in ("public", "private"))
+            public = base64.b64decode(found["public"], validate=True)
+            private = base64.b64decode(found["private"], validate=True)
             selection = pcr.Selection.parse(found["pcrs"])
             values = {
                 each: bytes.fromhex(found["values"][str(each)]) for each in selection.registers
             }
-            return (*blobs, selection, values)  # type: ignore[return-value]
+            return public, private, selection, values
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             path = self.sealed(name)
             raise SealedToAnotherTpm(f"cannot use '{path}': it is damaged") from e
