@@ -20,7 +20,6 @@ TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "agent"
 # What each may import of the project; a library's own inner modules are named with it.
 ALLOWED = {
-    "errors": set(),
     "store": {"errors"},
     "backoff": set(),
     "moment": set(),
@@ -90,6 +89,11 @@ def imported(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("name", ALLOWED)
 def test_libraries_know_neither_steps_nor_configuration_nor_each_other(name: str) -> None:
     assert set(imported(PACKAGE / f"{name}.py")) <= ALLOWED[name]
+
+
+def test_errors_know_nothing_but_each_other() -> None:
+    for file in (PACKAGE / "errors").glob("*.py"):
+        assert set(imported(file)) <= {"errors"}, file
 
 
 def test_the_tpm_package_knows_only_errors_and_alone_knows_tpm2_pytss() -> None:

@@ -1,6 +1,6 @@
 """The side with the TPM: what it asks the process with the network, which it does not trust.
 
-It gets contents, not paths, and answers or the errors of agent/errors.py; what it wants signed, a
+It gets contents, not paths, and answers or the errors of agent/errors; what it wants signed, a
 judge looks at (agent/network/guard.py). Only this one login is in its hands.
 """
 
