@@ -116,11 +116,6 @@ def _digest(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def remove(state: State) -> None:
-    store.remove(_about(state))
-    store.remove(file(state))
-
-
 def lay_aside(state: State) -> None:
     """What is in it is of another TPM, which has these passwords still, and may come back: nobody
     else here knows them, and none but the owner reads it. Named by its digest; nothing removes

@@ -11,8 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from agent import aziot, aziot_config, pkcs11, store
-from agent.authorization.kept import Kept
-from agent.config import HIERARCHIES, Config
+from agent.config import Config
 from agent.health import services, told
 from agent.reset.mark import Mark
 from agent.state import State
@@ -167,10 +166,9 @@ def _aziot_config(conf: Config) -> Step:
 
 def _passwords(tpm: Tpm, state: State) -> Step:
     """Those of the TPM's hierarchies that we have set, once nothing needs them any more."""
-    kept = Kept(tpm, state)
 
     def done() -> str | None:
-        return None if any(map(kept.has, HIERARCHIES)) else "none is ours"
+        return None if authorization.left(state) else "none is ours"
 
     def release() -> None:
         authorization.released(tpm, state)

@@ -198,16 +198,26 @@ def released(tpm: Tpm, state: State) -> list[str]:
             tpm.change_password(name, password, b"", SRK)
             gone.append(name)
         kept.forget(name)
-    escrow.remove(state)
+    _remove_left(state)
     return gone
+
+
+def left(state: State) -> list[str]:
+    """The names of what is kept for this device, whole or in part, its escrow with it; but for the
+    escrows of others."""
+    place = directory(state)
+    with store.permitted(place):
+        found = [each.name for each in place.iterdir()] if place.is_dir() else []
+    return [name for name in found if not escrow.is_aside(name)]
 
 
 def forget(state: State) -> None:
     """What is kept is of another TPM. That one may be in use again, and locked without them: so the
     escrow stays, under another name."""
     escrow.lay_aside(state)
-    place = directory(state)
-    with store.permitted(place):
-        found = [each.name for each in place.iterdir()] if place.is_dir() else []
-    if gone := [name for name in found if not escrow.is_aside(name)]:
-        store.empty(place, gone)
+    _remove_left(state)
+
+
+def _remove_left(state: State) -> None:
+    if gone := left(state):
+        store.empty(directory(state), gone)
