@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.lab import maker, pki
 from tests.lab.hostile import Talk, http, issue, whole
 from tests.lab.hostile_bench import Bench, Row
-from tests.lab.hostile_est import P7, bag
+from tests.lab.hostile_est_bags import P7, bag
 from tests.lab.hostile_http import How, est, good
 from tests.lab.maker import Change, Value
 

@@ -10,7 +10,7 @@ from typing import Any
 from tests.lab import dps_tpm
 from tests.lab.hostile import Hostile, Talk, Way, http, whole
 from tests.lab.hostile_bench import Bench, Row
-from tests.lab.hostile_dps import BEGUN, OPERATION, REGISTER, VERSION, replied, reply
+from tests.lab.hostile_dps_ways import BEGUN, OPERATION, REGISTER, VERSION, replied, reply
 from tests.lab.hostile_http import How
 
 CHALLENGE = "DPS REST, TpmAttestation"
