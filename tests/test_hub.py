@@ -3,23 +3,15 @@ does not let the device in, is away, or is not what it should be."""
 
 import base64
 import hashlib
-import hmac
-import json
-import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import (
-    HubGarbled,
     HubRefused,
-    ProxyLogin,
-    ProxyRefused,
-    ProxyUnusable,
     ServerBusy,
     TimedOut,
     TlsCertificateUnusable,
@@ -28,16 +20,13 @@ from agent.errors import (
     TrustUnreadable,
     Unreachable,
 )
-from agent.http import Proxy as Configured
-from agent.hub import ByCertificate, ByToken, Hub, Route, Where
+from agent.hub import ByCertificate, Hub, Route, Where
 from agent.tpm import Tpm
 from tests.lab import pki
-from tests.lab.hostile import Hostile, Way, drip, hang, http, whole
 from tests.lab.hub import Hub as LabHub
-from tests.lab.proxy import Proxy
+from tests.lab.hub_device import DEVICE, SECRET, Open, by_token, healthy, knows, last, opening
 
-SRK, KEY, DEVICE = 0x81000001, 0x81000002, "device-0001"
-SECRET = secrets.token_bytes(32)
+SRK, KEY = 0x81000001, 0x81000002
 
 
 @pytest.fixture(scope="module")
@@ -57,45 +46,14 @@ def running(
 
 @pytest.fixture
 def lab(running: LabHub) -> LabHub:
-    """In good health; it knows one device, by SECRET."""
-    running.behave()
-    knows(running, key=base64.b64encode(SECRET).decode())
-    return running
-
-
-def knows(lab: LabHub, **device: Any) -> None:
-    entry = {"key": None, "thumbprint": None, "enabled": True, **device}
-    new = lab.registry.with_suffix(".new")
-    new.write_text(json.dumps({lab.host: {DEVICE: entry}}))
-    new.rename(lab.registry)
-
-
-def by_token(lifetime: float = 3600, secret: bytes = SECRET) -> ByToken:
-    return ByToken(lambda data: hmac.digest(secret, data, "sha256"), lifetime)
-
-
-Open = Callable[..., Hub]
+    return healthy(running)
 
 
 @pytest.fixture
 def ours(lab: LabHub) -> Iterator[Open]:
     """`ours()`: this device's side, not connected yet."""
-    opened: list[Hub] = []
-
-    def make(
-        credential: ByToken | ByCertificate | None = None, route: Route | None = None, **more: Any
-    ) -> Hub:
-        where, route = Where(lab.host, DEVICE), route or Route(lab.tls.trust)
-        opened.append(Hub(where, credential or by_token(), route, **more))
-        return opened[-1]
-
-    yield make
-    for hub in opened:
-        hub.close()
-
-
-def last(lab: LabHub) -> dict[str, Any]:
-    return lab.connections()[-1]
+    with opening(lab) as make:
+        yield make
 
 
 # --- who is let in ---
@@ -282,100 +240,3 @@ def test_a_name_that_nobody_knows_is_unreachable(lab: LabHub) -> None:
     where = Where("hub.invalid", DEVICE)
     with Hub(where, by_token(), Route(lab.tls.trust)) as hub, pytest.raises(Unreachable):
         hub.connect()
-
-
-# --- by port 443 ---
-
-
-def test_websockets_through_a_proxy_that_wants_a_login(lab: LabHub, ours: Open) -> None:
-    password = f"p@ss:{secrets.token_urlsafe(9)}"
-    with Proxy(lab.routes, username="device", password=password) as proxy:
-        through = Configured(proxy.url, "device", password)
-        hub = ours(route=Route(lab.tls.trust, websockets=True, proxy=through))
-        hub.connect()
-        hub.send(b"{}", "one")
-        assert last(lab)["transport"] == "websockets"
-        hub.close()
-        wrong = Configured(proxy.url, "device", "wrong")
-        with pytest.raises(ProxyLogin, match="407") as refused:
-            ours(route=Route(lab.tls.trust, websockets=True, proxy=wrong)).connect()
-        assert "wrong" not in str(refused.value)
-        proxy.behave(status=502)
-        with pytest.raises(ProxyRefused, match="502"):
-            ours(route=Route(lab.tls.trust, websockets=True, proxy=through)).connect()
-
-
-def test_websockets_go_by_the_proxy_of_the_environment_and_mqtt_does_not(
-    lab: LabHub, ours: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Proxy(lab.routes, username="device", password="p@ss") as proxy:  # noqa: S106
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", "//device:p%40ss@"))
-        hub = ours(route=Route(lab.tls.trust, websockets=True))
-        hub.connect()
-        hub.close()
-        assert [a.target for a in proxy.asked] == [f"{lab.host}:443"]
-        ours().connect()
-        assert len(proxy.asked) == 1
-
-
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:31x28", "http://127.0.0.1:99999", "socks5://a:1", "https://a:1"]
-)
-def test_what_is_no_http_proxy_is_a_matter_of_configuration_and_not_of_the_clock(
-    lab: LabHub, ours: Open, monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", url)
-    monkeypatch.setenv("NO_PROXY", "")
-    with pytest.raises(ProxyUnusable, match=r"HTTPS_PROXY is not http://HOST:PORT$"):
-        ours(route=Route(lab.tls.trust, websockets=True)).connect()
-
-
-def test_a_proxy_without_a_scheme_is_an_http_proxy(
-    lab: LabHub, ours: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Proxy(lab.routes) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url.removeprefix("http://"))
-        monkeypatch.setenv("NO_PROXY", "")
-        ours(route=Route(lab.tls.trust, websockets=True)).connect()
-        assert len(proxy.asked) == 1
-
-
-def test_mqtt_goes_through_the_proxy_of_the_configuration_too(lab: LabHub, ours: Open) -> None:
-    with Proxy() as proxy:
-        hub = ours(route=Route(lab.tls.trust, proxy=Configured(proxy.url)))
-        hub.connect()
-        hub.close()
-        assert [a.target for a in proxy.asked] == [f"{lab.host}:8883"]
-
-
-@pytest.mark.parametrize("way", [hang, drip(http(200, b"x" * 5000), 0.05)], ids=["hang", "drip"])
-def test_a_login_that_is_never_answered_comes_to_an_end(lab: LabHub, ours: Open, way: Way) -> None:
-    with (
-        Hostile(lab.tls, {"websocket": way}) as server,
-        Proxy({f"{lab.host}:443": ("127.0.0.1", server.port)}) as proxy,
-    ):
-        route = Route(lab.tls.trust, websockets=True, proxy=Configured(proxy.url))
-        with pytest.raises(TimedOut, match="cannot log in"):
-            ours(route=route, login=0.5).connect()
-
-
-def test_tls_that_is_never_answered_comes_to_an_end(lab: LabHub, ours: Open) -> None:
-    with (
-        Hostile(lab.tls, mute=True) as server,
-        Proxy({f"{lab.host}:8883": ("127.0.0.1", server.port)}) as proxy,
-    ):
-        route = Route(lab.tls.trust, proxy=Configured(proxy.url))
-        with pytest.raises(TimedOut, match="cannot log in"):
-            ours(route=route, login=0.5).connect()
-
-
-def test_a_web_server_in_its_place_is_no_hub(lab: LabHub, ours: Open) -> None:
-    """As a captive portal would be whose CA we trusted."""
-    page = whole(http(200, b"<html>Welcome</html>"))
-    with (
-        Hostile(lab.tls, {"websocket": page}) as server,
-        Proxy({f"{lab.host}:443": ("127.0.0.1", server.port)}) as proxy,
-    ):
-        route = Route(lab.tls.trust, websockets=True, proxy=Configured(proxy.url))
-        with pytest.raises(HubGarbled, match="handshake"):
-            ours(route=route).connect()
