@@ -30,7 +30,7 @@ from agent.errors import (
     ServerBusy,
     TlsClientRefused,
 )
-from agent.est_wire import CsrAttrs, csrattrs, sound, unwrapped, wrapped
+from agent.est_wire import CsrAttrs, csrattrs, login_schemes, sound, unwrapped, wrapped
 from agent.http import Https, Reply, host_of, printable, retry_after
 from agent.x509 import named
 
@@ -239,7 +239,14 @@ class Est:
     def _said(self, reply: Reply) -> str:
         """The server's words, if it has any (untyped text is text, RFC 8951, 5)."""
         text = self._shown(reply.body.decode("utf-8", "replace"))
-        return f": '{text}'" if text else ""
+        schemes = login_schemes(reply.headers.get("WWW-Authenticate", ""))
+        other = reply.status == 401 and schemes and "basic" not in schemes
+        more = (
+            f"; it wants a login by {printable(', '.join(schemes))}, not by HTTP Basic"
+            if other
+            else ""
+        )
+        return (f": '{text}'" if text else "") + more
 
     def _shown(self, text: str) -> str:
         """Of a stranger's text what can be shown: an echo must not put our secret into a log."""

@@ -33,6 +33,13 @@ def unwrapped(text: bytes) -> bytes:
     return base64.b64decode(b"".join(bare.split()), validate=True)
 
 
+def login_schemes(header: str) -> list[str]:
+    """How a server wants one to log in, lower case: WWW-Authenticate (RFC 9110, 11.6.1)."""
+    header = re.sub(r'"[^"]*"', '""', header)  # what is quoted names no scheme
+    found = re.findall(r"(?:^|,)\s*([A-Za-z][\w-]*)(?=\s+[^\s=]|\s*(?:,|$))", header)
+    return list(dict.fromkeys(map(str.lower, found)))
+
+
 @dataclass(frozen=True)
 class CsrAttrs:
     """What the CA would like to see in a CSR; what is not known is to be ignored."""

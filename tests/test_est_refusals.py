@@ -107,6 +107,25 @@ def test_each_refusal_has_a_code_and_quotes_the_server_briefly(
 
 
 @pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('Digest realm="estrealm", qop="auth", nonce="a, Basic b"', "a login by digest, not by"),
+        ("Negotiate, Bearer", "a login by negotiate, bearer, not by"),
+        ('Digest realm="a", Basic realm="b"', ""),
+        (", = \t", ""),
+        ("", ""),
+    ],
+)
+def test_a_server_that_wants_another_login_is_quoted(
+    at: At, tls: pki.Tls, csr: Csr, value: str, said: str
+) -> None:
+    refused = whole(http(401, WWW_Authenticate=value))
+    caught = failure(at, tls, {"simpleenroll": refused}, csr, Basic("device", "password"))
+    assert ("it wants a login by" in str(caught)) == bool(said)
+    assert said in str(caught)
+
+
+@pytest.mark.parametrize(
     ("value", "seconds"), [("90", 90), ("soon", None), ("Sun, 06 Nov 1994 08:49:37 GMT", 0)]
 )
 def test_a_busy_server_may_say_when_to_come_back(
