@@ -1,27 +1,23 @@
 """The receipt: what was done to a device, signed by its TPM, and believed by who was not there."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 import agent
-from agent import config
-from agent.errors import ReceiptInvalid, ReceiptUnproven
-from agent.receipt import facts, keep, lines, proof
-from agent.state import State
-from agent.tpm import Tpm, templates
+from agent.errors import ReceiptInvalid
+from agent.receipt import lines
+from agent.tpm import Tpm
 from tests.conftest import Tell
 from tests.lab import documented, receipts
-from tests.lab.device import Device, Wish
+from tests.lab.device import Device
 from tests.lab.process import TOP
 from tests.lab.provisioning import HUB
+from tests.lab.receipts import makers, told, verified
 from tests.lab.tools import Tools
 from tests.lab.world import World
 
@@ -52,41 +48,6 @@ def second(device: Device, first: bytes) -> bytes:
     device.configure({"health": {"interventions": 1}})
     provisioned(device)
     return (device.state / "receipt.jsonl").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def by_iak(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    """A device that DPS knows by its TPM, as it is when all steps are done."""
-    wish = Wish(target="device", attestation="tpm", enrolled=False)
-    with Device(world, tmp_path_factory.mktemp("iak") / "device", wish) as device:
-        with Tpm(device.tcti) as tpm:
-            keep.record(here(device), tpm)
-        yield device
-
-
-def here(device: Device) -> facts.Here:
-    return facts.Here(config.load(device.config), State(device.state), device.config)
-
-
-def makers(device: Device, at: Path) -> Path:
-    """The TPM maker's roots, in one file."""
-    found = sorted((device.etc / "tpm-roots.d").iterdir())
-    at.write_bytes(b"".join(file.read_bytes() for file in found))
-    return at
-
-
-def verified(device: Device, data: bytes, *options: str) -> subprocess.CompletedProcess[str]:
-    """By who has the file, the CA, and nothing else of the device."""
-    path = device.directory / "handed-over.jsonl"
-    path.write_bytes(data)
-    trust = str(device.etc / "idevid-ca.pem")
-    return device.agent("receipt", "verify", str(path), "--trust", trust, *options)
-
-
-def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 # --- what it says ---
@@ -184,6 +145,16 @@ def test_a_changed_receipt_is_refused_by_its_code(device: Device, first: bytes) 
     assert "does not follow the one before [receipt-invalid]" in done.stderr
 
 
+def test_who_has_an_idevid_needs_no_challenge(device: Device, first: bytes, tmp_path: Path) -> None:
+    trust = str(makers(device, tmp_path / "roots.pem"))
+    done = device.agent(
+        *("receipt", "challenge", str(device.state / "receipt.jsonl"), "--trust", trust),
+        *("--out", str(tmp_path / "c"), "--secret", str(tmp_path / "s")),
+    )
+    assert done.returncode == 78
+    assert "[receipt-needs-no-challenge]" in done.stderr
+
+
 # --- without the EK ---
 
 
@@ -200,86 +171,6 @@ def test_a_copy_without_the_ek_is_believed_and_says_nothing_of_it(
     secrets = [ek.public, *ek.certificates, ek.salt]
     assert not any(lines.text(each).encode() in copy for each in secrets)
     assert ek.name.hex().encode() not in copy
-
-
-def test_a_device_that_is_named_by_its_ek_cannot_withhold_it(
-    by_iak: Device, tmp_path: Path
-) -> None:
-    state = State(tmp_path)
-    by_iak.configure({"device": {"id": "{ek}"}})
-    named = facts.Here(config.load(by_iak.config), state, by_iak.config)
-    by_iak.configure({})
-    with Tpm(by_iak.tcti) as tpm:
-        keep.record(named, tpm)
-    done = by_iak.agent("receipt", "export", "--without-ek", str(state.receipt))
-    assert done.returncode == 78
-    assert "[receipt-names-ek]" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("settings", "registers"),
-    [
-        ({"ek": False}, 8),
-        ({"pcrs": "sha256:7,23"}, 2),
-        ({"pcrs": "sha512:0"}, 0),  # a bank that is not allocated
-    ],
-)
-def test_what_is_told_besides_is_as_its_owner_wants_it(
-    by_iak: Device, tmp_path: Path, settings: dict[str, Any], registers: int
-) -> None:
-    by_iak.configure({"receipt": settings})
-    wanted = facts.Here(config.load(by_iak.config), State(tmp_path), by_iak.config)
-    by_iak.configure({})
-    with Tpm(by_iak.tcti) as tpm:
-        keep.record(wanted, tpm)
-    found = lines.parse((tmp_path / "receipt.jsonl").read_bytes())
-    assert len(found.pcrs) == registers
-    assert (found.ek is None) == (found.header["ek"] is None) == ("ek" in settings)
-
-
-# --- without an IDevID ---
-
-
-def test_an_attestation_key_is_believed_after_a_challenge_and_not_before(
-    by_iak: Device, device: Device, tmp_path: Path
-) -> None:
-    receipt, trust = by_iak.state / "receipt.jsonl", makers(by_iak, tmp_path / "roots.pem")
-    verify = ["receipt", "verify", str(receipt), "--trust", str(trust)]
-    unproven = by_iak.agent(*verify)
-    assert unproven.returncode == 76
-    assert "[receipt-unproven]" in unproven.stderr
-
-    found = lines.parse(receipt.read_bytes())
-    challenge, kept = proof.challenge(found, trust)
-    (tmp_path / "challenge").write_bytes(challenge)
-    out = tmp_path / "answer"
-    done = by_iak.agent("receipt", "answer", str(tmp_path / "challenge"), "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    assert out.stat().st_mode & 0o777 == 0o600
-    assert (
-        "in the TPM of this EK"
-        in proof.proven(found, trust, proof.Answer(out.read_bytes(), kept))[1]
-    )
-    for wrong in (proof.Answer(bytes(32), kept), proof.Answer(out.read_bytes(), b"{}")):
-        with pytest.raises(ReceiptUnproven):
-            proof.proven(found, trust, wrong)
-
-    needless = device.agent(
-        *("receipt", "challenge", str(device.state / "receipt.jsonl"), "--trust", str(trust)),
-        *("--out", str(tmp_path / "c"), "--secret", str(tmp_path / "s")),
-    )
-    assert needless.returncode == 78
-    assert "[receipt-needs-no-challenge]" in needless.stderr
-
-
-def test_the_name_of_an_iak_is_made_of_its_key_alone(by_iak: Device) -> None:
-    """So a key that is not restricted to what the TPM says has another name, and gets no secret."""
-    with Tpm(by_iak.tcti) as tpm, tpm.iak("ecc256") as iak:
-        key = lines.parse((by_iak.state / "receipt.jsonl").read_bytes()).key
-        assert key == iak.public.key
-        assert proof.iak_name(key) == iak.public.name
-    template = bytes(templates.iak("ecc256").publicArea.marshal())
-    assert template.startswith(proof.IAK)
 
 
 # --- what is in its way ---
@@ -323,24 +214,12 @@ def _damaged(device: Device, path: Path) -> None:
 PAGE = TOP / "docs/receipt.md"
 
 
-def section(title: str) -> str:
-    """Its commands, as they stand there."""
-    text = PAGE.read_text().splitlines()
-    begin = text.index(title)
-    end = next((n for n in range(begin + 1, len(text)) if text[n].startswith("## ")), len(text))
-    return "\n".join(
-        block.text
-        for block in documented.blocks(PAGE)
-        if block.language == "sh" and begin < block.line <= end
-    )
-
-
 def test_openssl_and_tpm2_tools_verify_it_by_what_the_documentation_says(
     device: Device, first: bytes, second: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "receipt.jsonl").write_bytes(second)
     (tmp_path / "idevid-ca.pem").write_bytes((device.etc / "idevid-ca.pem").read_bytes())
-    commands = section("## Verified without")
+    commands = documented.shell(PAGE, "## Verified without")
     done = receipts.typing(device, tmp_path, commands)
     assert done.returncode == 0, done.stderr
     assert "Verified OK" in done.stdout
@@ -375,23 +254,15 @@ def test_a_quote_is_read_as_tpm2_tools_read_it(
 
 
 def test_the_commands_of_the_documentation_work(
-    device: Device, by_iak: Device, first: bytes, second: bytes, tmp_path: Path
+    device: Device, first: bytes, second: bytes, tmp_path: Path
 ) -> None:
-    owner, verifier = tmp_path / "one", tmp_path / "two"
-    for at in (owner, verifier):
-        at.mkdir()
-    (owner / "idevid-ca.pem").write_bytes((device.etc / "idevid-ca.pem").read_bytes())
-    (owner / "kept.jsonl").write_bytes(first)
+    (tmp_path / "idevid-ca.pem").write_bytes((device.etc / "idevid-ca.pem").read_bytes())
+    (tmp_path / "kept.jsonl").write_bytes(first)
     titles = ("# The receipt", "## Verified with tpm2cloud", "## Without the EK")
-    done = receipts.typing(device, owner, "\n".join(map(section, titles)))
+    text = "\n".join(documented.shell(PAGE, title) for title in titles)
+    done = receipts.typing(device, tmp_path, text)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Proved: ") == 4
-
-    makers(by_iak, verifier / "maker-roots.pem")
-    (verifier / "receipt.jsonl").write_bytes((by_iak.state / "receipt.jsonl").read_bytes())
-    done = receipts.typing(by_iak, verifier, section("## A device without an IDevID"))
-    assert done.returncode == 0, done.stderr
-    assert "which is in the TPM of this EK" in done.stdout
 
 
 # --- its next life ---

@@ -55,6 +55,16 @@ def blocks(page: Path) -> Iterator[Block]:
             begun = None
 
 
+def shell(page: Path, title: str) -> str:
+    """The commands of a section, as they stand there."""
+    text = page.read_text().splitlines()
+    begin = text.index(title)
+    end = next((n for n in range(begin + 1, len(text)) if text[n].startswith("## ")), len(text))
+    return "\n".join(
+        block.text for block in blocks(page) if block.language == "sh" and begin < block.line <= end
+    )
+
+
 def heading(command: Command) -> str:
     """The section of its page that it is in, as it is written there."""
     page = next(page for page in pages() if page.name == command.page)

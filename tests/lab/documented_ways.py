@@ -69,7 +69,8 @@ ESCROW = By(
     "tests/test_authorization_boot.py::test_the_escrow_is_opened_as_the_manual_says",
     'page.split("```sh',
 )
-RECEIPT = By("tests/test_receipt.py", "documented.blocks(PAGE)", section=True)
+RECEIPT = By("tests/test_receipt.py", "documented.shell(PAGE, ", section=True)
+CHALLENGE = By("tests/test_receipt_iak.py", "documented.shell(PAGE, ", section=True)
 
 # By page, and by what a command begins with; the longest one counts.
 WAYS: dict[str, dict[str, Way]] = {
@@ -89,7 +90,12 @@ WAYS: dict[str, dict[str, Way]] = {
         "openssl pkey -in escrow-key.pem -pubout": ESCROW,
         "openssl cms -decrypt": ESCROW,
     },
-    "receipt.md": {"": RECEIPT},
+    "receipt.md": {
+        "": RECEIPT,
+        "tpm2cloud receipt challenge": CHALLENGE,
+        "tpm2cloud receipt answer": CHALLENGE,
+        "tpm2cloud receipt verify receipt.jsonl --trust maker-roots.pem": CHALLENGE,
+    },
     "enrolment.md": {
         "az iot dps": AZURE,
         "tpm2cloud identity --merge *.json >devices.csv": Typed("device"),

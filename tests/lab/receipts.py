@@ -127,6 +127,30 @@ def mutated(data: bytes, other: bytes, seed: int, count: int) -> Iterator[tuple[
             yield mutation.__name__.strip("_"), found
 
 
+# --- who judges them ---
+
+
+def makers(device: Device, at: Path) -> Path:
+    """The TPM maker's roots, in one file."""
+    found = sorted((device.etc / "tpm-roots.d").iterdir())
+    at.write_bytes(b"".join(file.read_bytes() for file in found))
+    return at
+
+
+def verified(device: Device, data: bytes, *options: str) -> subprocess.CompletedProcess[str]:
+    """By who has the file, the CA, and nothing else of the device."""
+    path = device.directory / "handed-over.jsonl"
+    path.write_bytes(data)
+    trust = str(device.etc / "idevid-ca.pem")
+    return device.agent("receipt", "verify", str(path), "--trust", trust, *options)
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 # --- who types the documentation's commands ---
 
 
