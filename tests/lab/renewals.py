@@ -7,12 +7,15 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tests.lab.clock import Clock
     from tests.lab.device import Device
+    from tests.lab.nginx import Request
+    from tests.lab.world import World
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,20 @@ def renew(
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return Told(**json.loads(done.stdout))
+
+
+def asked(world: "World") -> list["Request"]:
+    """What the owner's EST server was asked for."""
+    return world.requests(world.owner_est)
+
+
+def operations(requests: "list[Request]") -> list[str]:
+    return [each.uri.rpartition("/")[2] for each in requests]
+
+
+def waits(told: Told, clock: "Clock") -> timedelta:
+    assert told.backoff is not None
+    return timedelta(seconds=told.backoff["not_before"] - clock.now().timestamp())
 
 
 @dataclass(frozen=True)
