@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agent import events, lint
-from agent.errors import AgentError, every_error
+from agent.errors import AgentError, every_error, operator
 
 PAGE = Path(__file__).with_name("troubleshooting.md")
 # Where the trouble is, by the first word of its code, or words of it; the longest one counts.
@@ -51,6 +51,8 @@ WHO = {
     os.EX_NOPERM: "a person",
     os.EX_CONFIG: "a person",
 }
+# Who sits before the operator's tool.
+YOU = {os.EX_TEMPFAIL: "you: run it again", os.EX_PROTOCOL: "you, then run it again"}
 HEAD = """\
 # Troubleshooting
 
@@ -67,9 +69,10 @@ journalctl -x -u tpm2cloud-firstboot    # what happened, with these explanations
 
 Every failure is one sentence with a code in brackets, and a remedy; this page has all of them, by
 where the trouble is. Words in capitals stand for what the message itself names. "Who acts" is what
-the exit status says: 75 and 76 are tried again by themselves, for as long as it takes; 69, 77 and
-78 wait for a person, who then says `systemctl restart tpm2cloud-firstboot`. What many of these
-faults look like on a whole device, and that their remedies help, is in `faults.md`.
+the exit status says: 75 and 76 are tried again by themselves, for as long as it takes (by the
+operator's tool they are not); 69, 77 and 78 wait for a person, who then says
+`systemctl restart tpm2cloud-firstboot`. What many of these faults look like on a whole device, and
+that their remedies help, is in `faults.md`.
 
 A device that works needs none of this: `tpm2cloud check` says "Nothing is wrong with this device."
 """
@@ -101,7 +104,8 @@ def where(code: str) -> str:
 
 
 def _row(kind: type[AgentError]) -> list[str]:
-    return [kind.code, events.meaning(kind), f"{WHO[kind.status]} ({kind.status})", kind.remedy]
+    who = WHO | (YOU if kind.__module__ == operator.__name__ else {})
+    return [kind.code, events.meaning(kind), f"{who[kind.status]} ({kind.status})", kind.remedy]
 
 
 def _table(code: str, means: str, third: str, rows: Iterable[list[str]]) -> str:

@@ -152,6 +152,8 @@ def test_a_change_under_an_old_etag_is_refused(sdk: Sdk) -> None:
     ask = sdk.hubs.begin_create_or_update
     with pytest.raises(HttpResponseError, match="PreconditionFailed"):
         ask(sdk.group, "site-hub", body, if_match="old")
+    with pytest.raises(HttpResponseError, match="exists already"):
+        ask(sdk.group, "site-hub", body, headers={"If-None-Match": "*"})
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,7 @@ def test_a_change_under_an_old_etag_is_refused(sdk: Sdk) -> None:
         ({"location": None}, "LocationRequired"),
         ({"sku": {"name": "S9", "capacity": 1}}, "InvalidSku"),
         ({"sku": {"name": "S1", "capacity": 201}}, "InvalidSku"),
+        ({"sku": {"name": "F1", "capacity": 1}}, "InvalidPartitionCount"),
     ],
 )
 def test_a_hub_that_cannot_be_is_refused(sdk: Sdk, change: dict[str, Any], code: str) -> None:

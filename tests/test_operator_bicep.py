@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.operator import cas, settings
-from agent.operator.resources import OWNER, Arm
+from agent.operator.link import LINK, OWNER
+from agent.operator.resources import Arm
 from tests.lab import pki
 from tests.lab.azure import Azure
 from tests.lab.desk import DPS, GROUP, HUB, Desk, Tool
@@ -31,13 +32,15 @@ def desk(tls: pki.Tls, tmp_path: Path) -> Iterator[Desk]:
         yield Desk(tmp_path / "desk", azure, est.url, tls.trust)
 
 
+@pytest.mark.parametrize("sku", ["S1", "F1"])
 def test_what_bicep_makes_is_what_deploy_makes(
-    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    sku: str, desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a parser of Bicep and a reader of what main.bicep uses of it, for the compiler is not
     here: each resource is put into the lab's Azure, as Resource Manager would."""
     for name, value in desk.environment.items():
         monkeypatch.setenv(name, value)
+    desk.write(hub=f"sku = '{sku}'")
     tool = Tool(desk, capsys)
     assert tool("deploy").status == 0
     made = seen(desk.azure)
@@ -47,16 +50,18 @@ def test_what_bicep_makes_is_what_deploy_makes(
     arm = Arm(settings.load(desk.file))
     arm.make_group()
     assert arm.config.est is not None
-    found = cas.fetched(arm.config.est)
+    found = cas.fetched(arm.config.est).trusted
     listed = [{"name": cas.name(c), "certificate": encoded(c)} for c in found]
     given = {"hubName": HUB, "dpsName": DPS, "operationalCas": listed, "location": "westeurope"}
+    given["hubSku"] = sku
     for each in resources(arm, given):
         assert each["api_version"] == versions[each["type"]]
         put(arm, each)
     assert without_group(seen(desk.azure)) == without_group(made)
     desk.azure.forget()
     assert tool("deploy").status == 0
-    assert [x.split()[-1] for x in desk.azure.wishes()] == ["/enrollmentGroups/tpm2cloud"]
+    ends = [x.rpartition("/")[2] for x in desk.azure.wishes()]
+    assert ends == [DPS, "tpm2cloud"]  # to mark the link, and the group
 
 
 def encoded(certificate: Any) -> str:
@@ -77,7 +82,7 @@ def seen(azure: Azure) -> Values:
 
 def timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in OF_A_TIME}
+        return {k: timeless(v) for k, v in value.items() if k not in {*OF_A_TIME, LINK}}
     return [timeless(each) for each in value] if isinstance(value, list) else value
 
 
@@ -112,6 +117,8 @@ def resolved(value: Any, values: Values, hub: Any = None) -> Any:
     """Names of parameters and variables stand for what they are; NAME.PART for a part of it."""
     if isinstance(value, dict) and "operator" in value:
         operands = value["operator"]["operands"]
+        if value["operator"]["type"] == "conditional":
+            return chosen(operands, values)
         return values[operands["operand_1"]][operands["operand_2"]]
     if isinstance(value, dict):
         return {name: resolved(each, values, hub) for name, each in value.items()}
@@ -120,6 +127,14 @@ def resolved(value: Any, values: Values, hub: Any = None) -> Any:
     if isinstance(value, str) and "${" in value:
         return re.sub(r"\$\{(.*?)\}", lambda found: str(hub(found[1])), value)
     return values.get(value, value) if isinstance(value, str) else value
+
+
+def chosen(operands: Values, values: Values) -> Any:
+    """(A == B) ? C : D"""
+    asked = operands["condition"]["operator"]
+    assert asked["type"] == "equals"
+    one, other = (resolved(each, values) for each in asked["operands"].values())
+    return operands["true_value" if one == other else "false_value"]
 
 
 def of_hub(arm: Arm, expression: str) -> str:

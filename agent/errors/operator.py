@@ -114,6 +114,13 @@ class AzureBusy(Later):
     remedy = "Run it again later: it goes on where it was"
 
 
+class AzureChanged(Later):
+    """Somebody else made or changed the same in Azure, just now: theirs was not overwritten."""
+
+    code = "azure-changed"
+    remedy = "See what was changed (tpm2cloud-operator plan), then run it again"
+
+
 class AzureUnreachable(Later):
     """Azure cannot be reached, or the connection was lost."""
 

@@ -22,7 +22,9 @@ from azure.identity import AzureAuthorityHosts, DefaultAzureCredential
 from agent.errors import (
     AgentError,
     AzureBusy,
+    AzureChanged,
     AzureForbidden,
+    AzureGarbled,
     AzureLogin,
     AzureNameTaken,
     AzureRefused,
@@ -44,6 +46,7 @@ KNOWN = {
 UNREGISTERED = "MissingSubscriptionRegistration"
 BUSY = {408, 429, 500, 502, 503, 504}
 TAKEN = ("NotAvailable", "NameUnavailable", "AlreadyTaken", "NameInUse")
+ASKING: dict[str, Any] = {"retry_on_methods": ["POST"]}  # with a POST that changes nothing
 RETRIES = {"retry_total": TRIES, "retry_status": TRIES, "retry_backoff_max": PATIENCE}
 
 
@@ -83,8 +86,8 @@ def arm(cloud: "Cloud") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def speaking(doing: str) -> Iterator[None]:
-    """Raises AzureLogin, AzureForbidden, AzureNameTaken, AzureUnregistered, AzureRefused
-    (76), AzureBusy, AzureUnreachable (75) for what the SDKs raise."""
+    """Raises AzureLogin, AzureForbidden, AzureNameTaken, AzureUnregistered, AzureRefused,
+    AzureGarbled (76), AzureBusy, AzureChanged, AzureUnreachable (75) for what the SDKs raise."""
     try:
         yield
     except ClientAuthenticationError as e:
@@ -114,6 +117,10 @@ def refusal(doing: str, status: int, code: str, message: str) -> AgentError:
         return AzureForbidden(why)
     if status == 409 and any(part in code for part in TAKEN):
         return AzureNameTaken(why)
+    if status // 100 == 2:  # it said yes, in words that make no sense
+        return AzureGarbled(why)
+    if status == 412:
+        return AzureChanged(why)
     if code == UNREGISTERED:
         return AzureUnregistered(why)
     return AzureBusy(why) if status in BUSY else AzureRefused(why)

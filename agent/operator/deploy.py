@@ -1,36 +1,68 @@
 """The plan of the cloud: which steps, in order; and the lines a device's configuration needs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate
 
-from agent.errors import AzureCaUnverified, OperatorConfigError
+from agent.errors import AzureCaUnverified, AzureChanged, AzureRefused
 from agent.operator import cas, resources, shapes
 from agent.operator.resources import Arm, foreign, ours, same_place, state
 from agent.operator.service import Service
 from agent.operator.settings import TAG
 from agent.steps import Step
+from agent.x509 import describe, fingerprint
 
-CasOf = Callable[[], list[Certificate]]
-
-
-def steps(arm: Arm) -> list[Step]:
-    """Nothing is looked at before a step is. Without [est], nobody's CA is enrolled."""
-    found = [_group(arm), _hub(arm), _dps(arm)]
-    if arm.config.est is not None:
-        fetched = cache(_fetching(arm))
-        found += [_certificates(arm, fetched), _enrolment_group(arm, fetched)]
-    return found
+CasOf = Callable[[], cas.Operational]
 
 
-def _fetching(arm: Arm) -> CasOf:
+def operational(arm: Arm) -> CasOf | None:
+    """The operational CA, asked for once, when somebody wants it; None without [est]."""
     est = arm.config.est
-    if est is None:
-        raise OperatorConfigError("cannot get the operational CA: there is no [est]")
-    return lambda: cas.fetched(est)
+    return None if est is None else cache(lambda: cas.fetched(est))
+
+
+def steps(arm: Arm, fetched: CasOf | None) -> list[Step]:
+    """Nothing is looked at before a step is. Without `fetched`, nobody's CA is enrolled."""
+    found = [_group(arm), _hub(arm), _dps(arm)]
+    if fetched is not None:
+        found += [_certificates(arm, fetched), _enrolment_group(arm, fetched)]
+    return [_looked_into(step) for step in found]
+
+
+def _looked_into(step: Step) -> Step:
+    """A write whose answer got lost is sent again, and then refused for what it has done itself;
+    or somebody else has done the same. What is there says whether anything is left to do."""
+
+    def apply() -> None:
+        try:
+            step.apply()
+        except (AzureChanged, AzureRefused):
+            if step.done() is None:
+                raise
+
+    return replace(step, apply=apply)
+
+
+def certificates(arm: Arm, fetched: CasOf) -> list[dict[str, Any]]:
+    """What DPS is to have of the operational CA, for a person to compare with what its owner
+    says; `issuing`: whoever has a certificate of it is let in."""
+    there, found = arm.certificates() if arm.dps() else {}, fetched()
+    return [
+        {
+            "name": cas.name(each),
+            "subject": describe(each),
+            "sha256": fingerprint(each),
+            "not_before": each.not_valid_before_utc.isoformat(),
+            "not_after": each.not_valid_after_utc.isoformat(),
+            "issuing": each in found.issuing,
+            "uploaded": _verified(there.get(cas.name(each)), each),
+        }
+        for each in found.trusted
+    ]
 
 
 def _group(arm: Arm) -> Step:
@@ -95,12 +127,14 @@ def _certificates(arm: Arm, fetched: CasOf) -> Step:
 
     def missing() -> list[Certificate]:
         there = arm.certificates() if arm.dps() else {}
-        return [each for each in fetched() if not _verified(there.get(cas.name(each)), each)]
+        return [
+            each for each in fetched().trusted if not _verified(there.get(cas.name(each)), each)
+        ]
 
     def done() -> str | None:
         if missing():
             return None
-        return ", ".join(cas.name(each) for each in fetched())
+        return ", ".join(cas.name(each) for each in fetched().trusted)
 
     def apply() -> None:
         _writable(arm)
@@ -126,7 +160,7 @@ def _enrolment_group(arm: Arm, fetched: CasOf) -> Step:
     name = arm.config.enrolment.group
 
     def wanted() -> dict[str, Any]:
-        names = [cas.name(each) for each in cas.issuing(fetched())]
+        names = [cas.name(each) for each in fetched().issuing]
         return shapes.Shape(arm.config, arm.hub_host()).group(names)
 
     def done() -> str | None:
@@ -136,7 +170,7 @@ def _enrolment_group(arm: Arm, fetched: CasOf) -> Step:
             foreign(f"the enrolment group {name}", "it is there, and not for CAs that DPS has")
         if there is None or not shapes.within(wanted(), there):
             return None
-        return f"{name}, of {', '.join(cas.name(each) for each in cas.issuing(fetched()))}"
+        return f"{name}, of {', '.join(cas.name(each) for each in fetched().issuing)}"
 
     def apply() -> None:
         service = Service(arm, _writable(arm))
@@ -149,8 +183,7 @@ def _enrolment_group(arm: Arm, fetched: CasOf) -> Step:
 def _writable(arm: Arm) -> Any:
     """The provisioning service, if it is ours."""
     found = arm.dps()
-    if found is None or not ours(found, arm.config):
-        foreign(f"the provisioning service {arm.config.dps.name}", f"it is not ours (no tag {TAG})")
+    arm.still_ours(f"the provisioning service {arm.config.dps.name}", found)
     return found
 
 

@@ -17,13 +17,13 @@ from azure.mgmt.iothub.v2023_06_30 import models
 from azure.mgmt.iothubprovisioningservices import IotDpsClient
 from azure.mgmt.resource.resources import ResourceManagementClient
 
-from agent.errors import AzureDiffers, AzureFailed
+from agent.errors import AzureChanged, AzureDiffers, AzureFailed
 from agent.operator import azure
+from agent.operator.link import LINK, OWNER, Link, opening
 from agent.operator.settings import TAG, Operator
 
 log = logging.getLogger(__name__)
 HUBS, SERVICES = "Microsoft.Devices/IotHubs", "Microsoft.Devices/provisioningServices"
-OWNER = "iothubowner"  # the policy of the hub by which DPS makes devices there, as the portal does
 DONE, BROKEN = "Succeeded", {"Failed", "Canceled"}
 SAY = 15  # seconds: so often long work is told of
 
@@ -48,7 +48,7 @@ class Arm:
 
     def dps_keys(self) -> list[Any]:
         """The policies of the provisioning service, with their keys."""
-        return list(self.services.iot_dps_resource.list_keys(**self._dps_path))
+        return list(self.services.iot_dps_resource.list_keys(**self._dps_path, **azure.ASKING))
 
     # --- looking ---
 
@@ -89,6 +89,7 @@ class Arm:
     # --- acting ---
 
     def make_group(self) -> None:
+        """Without a condition: Resource Manager has none for groups."""
         body = {"location": self.config.azure.location, "tags": self.config.tags}
         with azure.speaking(f"make the resource group {self.group}"):
             self.groups.resource_groups.create_or_update(self.group, body)
@@ -99,66 +100,90 @@ class Arm:
             location=self.config.azure.location,
             tags=self.config.tags,
             sku=models.IotHubSkuInfo(name=wanted.sku, capacity=wanted.units),
-            properties=models.IotHubProperties(),
+            properties=models.IotHubProperties(
+                event_hub_endpoints={
+                    "events": models.EventHubProperties(
+                        retention_time_in_days=1, partition_count=wanted.partitions
+                    )
+                }
+            ),
         )
         if (there := self.hub()) is not None:
+            self.still_ours(f"the IoT hub {wanted.name}", there)
             body = there
             body.sku.name, body.sku.capacity = wanted.sku, wanted.units
-        doing = f"make the IoT hub {wanted.name}"
+        doing, headers = f"make the IoT hub {wanted.name}", _unchanged(there)
         start = self.hubs.iot_hub_resource.begin_create_or_update
         self._through(
-            doing, lambda: start(self.group, wanted.name, body, if_match=_etag(there)), self.hub
+            doing, lambda: start(self.group, wanted.name, body, headers=headers), self.hub
         )
 
     def make_dps(self) -> None:
         """With the hub linked to it; of one that is there, links of others stay."""
-        wanted, there = self.config.dps, self.dps()
-        body: Any = there
+        wanted, there, link = self.config.dps, self.dps(), self._link()
+        if link is None:
+            foreign(f"the IoT hub {self.config.hub.name}", "it is not there any more")
         if there is None:
-            body = {
+            body: Any = {
                 "location": self.config.azure.location,
-                "tags": self.config.tags,
+                "tags": {**self.config.tags, LINK: link.mark},
                 "sku": {"name": "S1", "capacity": wanted.units},
-                "properties": {"iotHubs": [self._link()], "allocationPolicy": "Hashed"},
+                "properties": {"iotHubs": [link.body], "allocationPolicy": "Hashed"},
             }
         else:
-            there.sku.capacity = wanted.units
-            if not self.linked(there):
-                there.properties.iot_hubs = [*(there.properties.iot_hubs or []), self._link()]
-        start = self.services.iot_dps_resource.begin_create_or_update
+            self.still_ours(f"the provisioning service {wanted.name}", there)
+            body = there
+            body.sku.capacity = wanted.units
+            body.tags = {**(there.tags or {}), LINK: link.mark}
+            body.properties.iot_hubs = link.among(there.properties.iot_hubs or [])
+        start, headers = self.services.iot_dps_resource.begin_create_or_update, _unchanged(there)
         self._through(
             f"make the provisioning service {wanted.name}",
-            lambda: start(**self._dps_path, iot_dps_description=body),
+            lambda: start(**self._dps_path, iot_dps_description=body, headers=headers),
             self.dps,
         )
 
-    def _link(self) -> dict[str, Any]:
-        host = self.hub_host()
-        with azure.speaking(f"get the key of the IoT hub {self.config.hub.name}"):
+    def _link(self) -> Link | None:
+        """None as long as there is no hub."""
+        found, name = self.hub(), self.config.hub.name
+        if found is None or state(found) != DONE:
+            return None
+        with azure.speaking(f"get the key of the IoT hub {name}"):
             key = self.hubs.iot_hub_resource.get_keys_for_key_name(
-                self.group, self.config.hub.name, OWNER
+                self.group, name, OWNER, **azure.ASKING
             ).primary_key
-        said = f"HostName={host};SharedAccessKeyName={OWNER};SharedAccessKey={key}"
-        return {"connectionString": said, "location": self.config.azure.location}
+        return opening(str(found.properties.host_name), str(key), self.config.azure.location)
 
     def hub_host(self) -> str:
         found = self.hub()
         return str(found.properties.host_name or "") if found else ""
 
     def linked(self, dps: Any) -> bool:
+        """With the key that the hub has today: that of a hub that was made again, or of one whose
+        keys were changed, is another. By which key it is linked DPS does not show: of ours, a tag
+        does; without one it is linked once more."""
         host = self.hub_host().lower()
         there = [str(each.name).lower() for each in dps.properties.iot_hubs or []]
-        return bool(host) and host in there
+        if not host or host not in there or not ours(dps, self.config):
+            return bool(host) and host in there
+        link = self._link()
+        return link is not None and (dps.tags or {}).get(LINK) == link.mark
 
     def upload(self, name: str, der: bytes) -> None:
         """A CA certificate, of which the operator says that it is the right one: `isVerified`."""
         there = self.certificates().get(name)
         body: Any = {"properties": {"certificate": b64encode(der).decode(), "isVerified": True}}
         asked: dict[str, Any] = {"certificate_name": name, "certificate_description": body}
+        asked["match_condition"] = MatchConditions.IfMissing
         if there is not None:
             asked |= {"etag": there.etag, "match_condition": MatchConditions.IfNotModified}
         with azure.speaking(f"upload the certificate {name}"):
             self.services.dps_certificate.create_or_update(**self._dps_path, **asked)
+
+    def still_ours(self, what: str, found: Any | None) -> None:
+        """Before a write. Raises AzureDiffers."""
+        if found is None or not ours(found, self.config):
+            foreign(what, f"it is not ours (no tag {TAG})")
 
     # --- removing ---
 
@@ -181,14 +206,21 @@ class Arm:
     def _through(
         self, doing: str, start: Callable[[], Any], look: Callable[[], Any | None]
     ) -> None:
-        """To its end, be it begun by us, or by an earlier run that was cut off."""
+        """To its end, be it begun by us, by an earlier run that was cut off, or by somebody else,
+        who was faster. Raises AzureChanged for that one."""
+        faster = None
         if not self._at_work(look()):
-            with azure.speaking(doing):
-                self._wait(doing, start())
+            try:
+                with azure.speaking(doing):
+                    self._wait(doing, start())
+            except AzureChanged as e:
+                faster = e
         since = time.monotonic()
         while self._at_work(now := look()):
             since = _told(doing, since)
             time.sleep(self._poll)
+        if faster is not None:
+            raise faster
         if now is not None and state(now) in BROKEN:
             raise AzureFailed(f"cannot {doing}: Azure says '{state(now)}' of it")
 
@@ -237,8 +269,11 @@ def foreign(what: str, why: str) -> NoReturn:
     raise AzureDiffers(f"cannot use {what}: {why}")
 
 
-def _etag(found: Any | None) -> str | None:
-    return None if found is None else found.etag
+def _unchanged(found: Any | None) -> dict[str, str]:
+    """The condition of a write: what was looked at is still the same, or still not there."""
+    if found is None:
+        return {"If-None-Match": "*"}
+    return {"If-Match": str(found.etag)} if found.etag else {}
 
 
 def _found(ask: Callable[[], Any]) -> Any | None:

@@ -17,6 +17,7 @@ TAG = "tpm2cloud"  # on what deploy made, with the name of the enrolment group: 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 GROUP = re.compile(r"[\w.()-]{0,89}[\w()-]")  # of Microsoft.Resources, naming rules
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{1,48}[A-Za-z0-9]")  # a hub's; of a DPS up to 64
+SHA256 = re.compile(r"[0-9a-f]{64}")
 ENROLMENT = re.compile(r"[A-Za-z0-9._:-]{0,127}[A-Za-z0-9-]")  # DPS: an enrolment group's id
 
 
@@ -51,6 +52,13 @@ class Hub:
     def problems(self) -> Problems:
         yield from _named(self.name)
         yield from _counted(self.units)
+        if self.sku == "F1" and self.units != 1:
+            yield "units", "must be 1 for F1"
+
+    @property
+    def partitions(self) -> int:
+        """Of its messages; never changed afterwards. The free one has no more."""
+        return 2 if self.sku == "F1" else 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +88,26 @@ def _counted(units: int) -> Problems:
 @dataclass(frozen=True, kw_only=True)
 class Est:
     """The EST server of the operational CA. `trust`: who vouches for it, which is never taken from
-    the server itself."""
+    the server itself. `issuing`: SHA-256 fingerprints of the certificates that are meant; without,
+    those that issue are found out."""
 
     url: str
     trust: Path
+    issuing: tuple[str, ...] = ()
     timeout: timedelta = timedelta(seconds=30)
 
     def problems(self) -> Problems:
         if what := https_problem(self.url):
             yield "url", what
+        if not all(SHA256.fullmatch(each) for each in self.fingerprints):
+            yield "issuing", "must be SHA-256 fingerprints, 64 hex digits each"
+        if len(self.issuing) > 2:
+            yield "issuing", "must be two at most: an enrolment group takes no more"
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """However they were written: openssl puts colons between."""
+        return tuple(each.replace(":", "").lower() for each in self.issuing)
 
 
 @dataclass(frozen=True, kw_only=True)

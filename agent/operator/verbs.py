@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from agent.config_files import written
 from agent.errors import AzureDiffers, DestroyUnconfirmed
@@ -28,18 +29,35 @@ def _arm(args: argparse.Namespace) -> Arm:
 
 def planned(args: argparse.Namespace) -> int:
     """Nothing is changed."""
-    seen = [(step.name, at(step, step.done)) for step in deploy.steps(_arm(args))]
+    arm = _arm(args)
+    operational = deploy.operational(arm)
+    seen = [(step.name, at(step, step.done)) for step in deploy.steps(arm, operational)]
+    found = deploy.certificates(arm, operational) if operational else []
     if args.json:
-        say(json.dumps({"steps": [{"step": name, "done": was} for name, was in seen]}))
+        steps = [{"step": name, "done": was} for name, was in seen]
+        say(json.dumps({"steps": steps, "certificates": found}))
     else:
         for name, was in seen:
             say(f"{name}: {f'done: {was}' if was else 'to be done'}")
+        for each in found:
+            say(_shown(each))
     return 0 if all(was for _, was in seen) else TO_DO
+
+
+def _shown(certificate: dict[str, Any]) -> str:
+    """A CA certificate in some lines, all that a person needs to say yes to it."""
+    what = "is in DPS" if certificate["uploaded"] else "to be uploaded"
+    lets = "; whom it certifies is let in" if certificate["issuing"] else ""
+    return (
+        f"certificate: {certificate['subject']}: {what}{lets}\n"
+        f"    SHA-256 {certificate['sha256']}\n"
+        f"    valid from {certificate['not_before']} to {certificate['not_after']}"
+    )
 
 
 def deployed(args: argparse.Namespace) -> int:
     arm = _arm(args)
-    steps = _completed(deploy.steps(arm))
+    steps = _completed(deploy.steps(arm, deploy.operational(arm)))
     lines = deploy.lines(arm)
     if args.json:
         say(json.dumps({"steps": steps, "dps": lines}))

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from tests.lab.azure_store import Document, Store, change, new_etag, shown
-from tests.lab.azure_wire import Error, Reply, Request
+from tests.lab.azure_wire import Error, Reply, Request, Script
 
 HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
 
@@ -24,8 +24,8 @@ HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
 class Certificates:
     """Those of each service, by name."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, script: Script, store: Store) -> None:
+        self._script, self._store = script, store
 
     def answer(
         self, request: Request, service: Document, name: str | None, act: str | None
@@ -56,10 +56,12 @@ class Certificates:
         certificate = loaded(asked.get("certificate"))
         if there is not None:
             matched(request, there)
+        elif request.etag is not None:
+            raise Error(412, "PreconditionFailed", "There is no certificate of this name.")
         properties = described(certificate)
         was = there["properties"] if there else {}
         same = was.get("thumbprint") == properties["thumbprint"]
-        verified = asked.get("isVerified")
+        verified = asked.get("isVerified") if not self._script.wish.unproven else None
         properties["isVerified"] = was.get("isVerified") if verified is None and same else verified
         properties["isVerified"] = bool(properties["isVerified"])
         properties["created"] = was.get("created", formatdate(usegmt=True))

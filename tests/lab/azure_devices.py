@@ -54,7 +54,7 @@ class Devices:
             "iothubs": Hubs(settings, store),
             "provisioningservices": Services(settings, store),
         }
-        self._certificates = Certificates(store)
+        self._certificates = Certificates(script, store)
 
     def _kind(self, request: Request, name: str) -> Kind:
         kind = self._kinds.get(name.lower())
@@ -127,23 +127,35 @@ class Devices:
         if self._operations.running(there):
             state = there["properties"]["provisioningState"]
             raise Error(409, "Conflict", f"The resource is in state '{state}'.")
+        if request.only_new:
+            raise Error(412, "PreconditionFailed", "The resource exists already.")
         if request.etag not in (None, "*", there["etag"]):
             raise Error(412, "PreconditionFailed", "The If-Match header is not the current ETag.")
 
     def _put(self, request: Request, kind: Kind, key: str, there: Document | None) -> Reply:
         body, name = request.json(), key.rpartition("/")[2]
         where = place_of(body)
+        there = self._meanwhile(request, kind, key, there)
         self._free(request, there)
         if there is None and self._taken(kind, name):
             raise Error(409, "NameNotAvailable", f"The name '{name}' is not available.")
         if there is not None and there["location"] != where:
             words = f"The resource '{name}' already exists in location '{there['location']}'."
             raise Error(409, "InvalidResourceLocation", words)
-        new: Document = {"id": key, "name": name, "type": f"Microsoft.Devices/{kind.type}"}
-        new |= {"location": where, "tags": body.get("tags") or {}, "sku": sku(kind, body)}
-        new |= {"identity": body["identity"]} if body.get("identity") else {}
-        new |= kind.made(name, body, there)
-        return self._kept(request, there, new)
+        return self._kept(request, there, wanted(kind, key, body, there))
+
+    def _meanwhile(
+        self, request: Request, kind: Kind, key: str, there: Document | None
+    ) -> Document | None:
+        """What is there at the last moment: somebody else was faster, if a test wishes it."""
+        asked, wish = f"{request.method} {request.path}", self._script.wish
+        if not wish.meanwhile or not re.search(wish.meanwhile, asked):
+            return there
+        wish.meanwhile = ""
+        new = there or wanted(kind, key, request.json() | {"tags": None}, None)
+        new = {**new, "tags": new["tags"] and {**new["tags"], "by": "a colleague"}}
+        self._store.put("resource", key, {**new, "etag": new_etag()})
+        return self._store.get("resource", key)
 
     def _kept(self, request: Request, there: Document | None, new: Document) -> Reply:
         """The new document takes the place of the old; "same" if nothing is another."""
@@ -199,11 +211,21 @@ class Devices:
         return Reply(200, one[0])
 
 
+def wanted(kind: Kind, key: str, body: dict[str, Any], there: Document | None) -> Document:
+    """The resource that is asked for; raises 400."""
+    name, where = key.rpartition("/")[2], place_of(body)
+    new: Document = {"id": key, "name": name, "type": f"Microsoft.Devices/{kind.type}"}
+    new |= {"location": where, "tags": body.get("tags") or {}, "sku": sku(kind, body)}
+    new |= {"identity": body["identity"]} if body.get("identity") else {}
+    return new | kind.made(name, body, there)
+
+
 def sku(kind: Kind, body: dict[str, Any]) -> dict[str, Any]:
     """Complete; raises 400 for what is not sold."""
     asked = body.get("sku") or {}
     name, count = asked.get("name"), asked.get("capacity", 1)
-    if name not in kind.skus or not isinstance(count, int) or not 1 <= count <= 200:
+    most = 1 if name == "F1" else 200
+    if name not in kind.skus or not isinstance(count, int) or not 1 <= count <= most:
         raise Error(400, "InvalidSku", f"The sku '{name}' with capacity {count} is not valid.")
     tiers = {"F": "Free", "B": "Basic", "S": "Standard"}
     return {"name": name, "tier": tiers[name[0]], "capacity": count}

@@ -43,15 +43,30 @@ class Hubs:
         properties |= {"provisioningState": "Succeeded", "hostName": host}
         properties |= {"locations": [{"location": where, "role": "primary"}], "features": "None"}
         events = {"retentionTimeInDays": 1, "partitionCount": 4, "path": name.lower()}
+        events |= old["properties"]["eventHubEndpoints"]["events"] if old else {}
         given = (asked.get("eventHubEndpoints") or {}).get("events") or {}
+        events |= {name: value for name, value in given.items() if value is not None}
+        partitioned(body["sku"]["name"], events["partitionCount"], old)
         defaults: dict[str, Any] = {
-            "eventHubEndpoints": {"events": events | given},
+            "eventHubEndpoints": {"events": events},
             "minTlsVersion": "1.2",
         }
         defaults |= {"publicNetworkAccess": "Enabled", "enableFileUploadNotifications": False}
         asked.pop("eventHubEndpoints", None)
         kept = old["lab"] if old else {"keys": new_keys(KEYS), "operation": None}
         return {"properties": defaults | asked | properties, "lab": kept}
+
+
+def partitioned(sku: str, count: object, old: Document | None) -> None:
+    """Raise 400 for partitions that a hub cannot have. Real ones were not asked what they take for
+    an F1 that says nothing of them; here that is a mistake."""
+    least, most = (2, 2) if sku == "F1" else (2, 32) if sku.startswith("S") else (2, 8)
+    if not isinstance(count, int) or not least <= count <= most:
+        words = f"The partition count {count} is not valid for the sku '{sku}'."
+        raise Error(400, "InvalidPartitionCount", words)
+    was = old and old["properties"]["eventHubEndpoints"]["events"]["partitionCount"]
+    if was and was != count:
+        raise Error(400, "InvalidPartitionCount", "The partition count cannot be changed.")
 
 
 def set_of(body: dict[str, Any], settings: set[str], said: set[str]) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Cloud:
         if cut and not wish.cut_done:
             return None
         reply = self._late(request, script.count) or self._said(request)
+        if wish.garble and re.search(wish.garble, f"{request.method} {request.path}"):
+            reply = Reply(200, b"<!DOCTYPE html><title>Welcome to this hotel</title>")
         return None if cut else reply
 
     def _late(self, request: Request, number: int) -> Reply | None:
@@ -121,7 +123,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         empty = reply.body is None or self.command == "HEAD"
-        data = b"" if empty else json.dumps(reply.body).encode()
+        as_it_is = isinstance(reply.body, bytes)
+        data = b"" if empty else reply.body if as_it_is else json.dumps(reply.body).encode()
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)

@@ -29,6 +29,10 @@ class Behaviour:
     failing: list[str] = field(default_factory=list)  # resources' names: their creation fails
     taken: list[str] = field(default_factory=list)  # names that others have: "hub-1"
     busy: int = 0  # so many changes of resources get 409
+    meanwhile: str = ""  # a regular expression: "PUT /path" before which, once, somebody else
+    # makes the same without a tag; or gives it one, if it is there
+    unproven: bool = False  # who uploads a certificate is not believed that it is verified
+    garble: str = ""  # a regular expression: "METHOD /path" that is answered by no sense
     unregistered: bool = False  # the subscription has not heard of Microsoft.Devices
     forbidden: str = ""  # a regular expression: "METHOD /path" for which the role is missing
     token_life: int = 3600  # seconds, of new tokens
@@ -92,6 +96,11 @@ class Request:
         """The same of a resource, whose ETags have no quotes where they are shown, and may have
         them where they are sent."""
         return None if self.condition is None else self.condition.strip('"')
+
+    @property
+    def only_new(self) -> bool:
+        """Whether what is there already is not to be touched."""
+        return self.headers.get("If-None-Match") == "*"
 
     def json(self) -> dict[str, Any]:
         """The body; raises 400, 415."""

@@ -2,7 +2,7 @@
 // hub, a provisioning service with the hub linked to it, and the operational CA's certificates.
 //
 // The enrolment group is no resource of Resource Manager: `tpm2cloud-operator deploy`, run after
-// this, finds all of it done, and makes the group.
+// this, makes it. It links the hub once more, to mark by which key; all else it finds done.
 targetScope = 'resourceGroup'
 
 @description('hub.name of operator.toml')
@@ -27,6 +27,8 @@ param enrolmentGroup string = 'tpm2cloud'
 @description('CA certificates: name (tpm2cloud- and 32 hex digits of the SHA-256 of the DER), certificate (DER, base64)')
 param operationalCas array = []
 
+var partitions = (hubSku == 'F1') ? 2 : 4
+
 var tags = {
   tpm2cloud: enrolmentGroup
 }
@@ -39,7 +41,14 @@ resource hub 'Microsoft.Devices/IotHubs@2023-06-30' = {
     name: hubSku
     capacity: hubUnits
   }
-  properties: {}
+  properties: {
+    eventHubEndpoints: {
+      events: {
+        retentionTimeInDays: 1
+        partitionCount: partitions
+      }
+    }
+  }
 }
 
 resource dps 'Microsoft.Devices/provisioningServices@2026-11-01' = {
