@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,10 @@ from tests.lab import matrix, pki, swtpm
 from tests.lab.device import Device, Wish
 from tests.lab.tools import Tools
 from tests.lab.world import World
+
+if TYPE_CHECKING:
+    from tests.lab.azure import Azure
+    from tests.lab.azure_sdk import Sdk
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +82,28 @@ def make_device(world: World, tmp_path: Path) -> Iterator[MakeDevice]:
             return stack.enter_context(device)
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def site(tls: pki.Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Sdk"]:
+    from tests.lab import azure_sdk  # which takes a second, and few tests want it
+
+    with azure_sdk.site(tmp_path_factory.mktemp("azure") / "azure", tls) as site:
+        yield site
+
+
+@pytest.fixture
+def sdk(site: "Sdk") -> Iterator["Sdk"]:
+    """Azure's own clients; the lab's Azure is well-behaved, and nothing has happened yet."""
+    site.azure.behave()
+    site.azure.forget()
+    yield site
+    site.azure.behave()
+
+
+@pytest.fixture
+def azure(sdk: "Sdk") -> "Azure":
+    return sdk.azure
 
 
 # Several devices at once, a virtual machine, or counts that a busy machine changes.

@@ -3,7 +3,6 @@ ask it answers as they expect, and what is wrong it refuses. It was never compar
 
 import base64
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,30 +15,9 @@ from azure.core.exceptions import (
 from azure.mgmt.iothub import IotHubClient
 from azure.mgmt.resource.resources import ResourceManagementClient
 
-from tests.lab import azure_sdk, pki
+from tests.lab import pki
 from tests.lab.azure import Azure
 from tests.lab.azure_sdk import PLACE, S1, Sdk, tpm, upload
-
-
-@pytest.fixture(scope="module")
-def azure(tls: pki.Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
-    with Azure(tmp_path_factory.mktemp("azure") / "azure", tls).running() as azure:
-        yield azure
-
-
-@pytest.fixture(scope="module")
-def site(azure: Azure, tls: pki.Tls) -> Sdk:
-    return azure_sdk.site(azure, tls.trust)
-
-
-@pytest.fixture
-def sdk(site: Sdk, azure: Azure) -> Iterator[Sdk]:
-    """The clients; Azure is well-behaved, and nothing has happened yet."""
-    azure.behave()
-    azure.forget()
-    yield site
-    azure.behave()
-
 
 # --- who asks ---
 

@@ -1,7 +1,6 @@
 """Enrolments in the lab's Azure, and how it misbehaves when a test wishes: judged by Azure's own
 SDKs, as in test_azure_cloud."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,12 @@ from azure.core.exceptions import (
 )
 
 from agent.errors import DpsDisabled, DpsUnauthorized
-from tests.lab import azure_sdk, pki
+from tests.lab import pki
 from tests.lab.azure import Azure
 from tests.lab.azure_eks import endorsement_key
 from tests.lab.azure_sdk import Sdk, group, tpm, upload
 from tests.lab.provisioning import Dps
 from tests.lab.registrant import Registrant
-
-
-@pytest.fixture(scope="module")
-def azure(tls: pki.Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
-    with Azure(tmp_path_factory.mktemp("azure") / "azure", tls).running() as azure:
-        yield azure
-
-
-@pytest.fixture(scope="module")
-def site(azure: Azure, tls: pki.Tls) -> Sdk:
-    return azure_sdk.site(azure, tls.trust)
-
-
-@pytest.fixture
-def sdk(site: Sdk, azure: Azure) -> Iterator[Sdk]:
-    """The clients; Azure is well-behaved, and nothing has happened yet."""
-    azure.behave()
-    azure.forget()
-    yield site
-    azure.behave()
-
 
 # --- the service API ---
 

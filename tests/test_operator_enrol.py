@@ -2,7 +2,6 @@
 Azure, which was made of Azure's published reference, and is not Azure."""
 
 import json
-import tomllib
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +13,10 @@ from agent import identity_csv
 from agent.operator import exports, settings
 from agent.operator.resources import Arm
 from agent.operator.service import Service
-from tests.conftest import MakeDevice
 from tests.lab import pki
 from tests.lab.azure import Azure
-from tests.lab.desk import DPS, HUB, Desk, Tool, ek_blob, exported, made_up, of_blob
-from tests.lab.provisioning import HUB as HUB_HOST
-from tests.lab.world import World
+from tests.lab.azure_eks import blob
+from tests.lab.desk import DPS, Desk, Tool, exported, made_up, of_blob
 
 MANY = 120
 
@@ -39,20 +36,15 @@ def tool(
 ) -> Iterator[Tool]:
     """A cloud without any enrolment."""
     azure.behave()
-    tool = at_desk(Desk(tmp_path / "desk", azure), capsys, monkeypatch)
+    desk = Desk(tmp_path / "desk", azure)
+    for name, value in desk.environment.items():
+        monkeypatch.setenv(name, value)
+    tool = Tool(desk, capsys)
     assert tool("deploy").status == 0
     azure.forget()
     yield tool
     azure.behave()
     assert tool("destroy", "-y").status == 0
-
-
-def at_desk(
-    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Tool:
-    for name, value in desk.environment.items():
-        monkeypatch.setenv(name, value)
-    return Tool(desk, capsys)
 
 
 def test_new_ones_are_enrolled_and_found_the_next_time(
@@ -202,38 +194,14 @@ def test_a_table_that_a_spreadsheet_has_saved_is_read(tmp_path: Path) -> None:
 
 def test_an_endorsement_key_is_one(tmp_path: Path) -> None:
     good = b"\xff" * 256
-    for blob, why in {
-        ek_blob(good)[:-1]: "no TPM2B_PUBLIC",
-        ek_blob(good, kind=0x23): "is not RSA",
-        ek_blob(good, attributes=0x00060072): "is no endorsement key",
-        ek_blob(good[:-2]): "no modulus of 2048 bits",
+    for public, why in {
+        blob(good)[:-1]: "no TPM2B_PUBLIC",
+        blob(good, kind=0x23): "is not RSA",
+        blob(good, attributes=0x00060072): "is no endorsement key",
+        blob(good[:-2]): "no modulus of 2048 bits",
     }.items():
         file = tmp_path / "one.json"
-        file.write_text(exported([of_blob(blob)]))
+        file.write_text(exported([of_blob(public)]))
         [found] = exports.every([file])
         assert isinstance(found, exports.Bad)
         assert why in found.why
-
-
-def test_a_device_comes_to_a_cloud_that_was_deployed_by_the_lines_that_were_printed(
-    world: World,
-    make_device: MakeDevice,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The whole way: deploy, identity, enrol, provision."""
-    azure = Azure(tmp_path / "azure", world.tls, dps=world.dps, hub_hosts={HUB: HUB_HOST})
-    with azure.running():
-        desk = Desk(tmp_path / "desk", azure, world.operations_est.url("basic"), world.tls.trust)
-        tool = at_desk(desk, capsys, monkeypatch)
-        made = tool("deploy")
-        assert made.status == 0, made.err
-        device = make_device(id="at-the-end", attestation="tpm")
-        device.configure(tomllib.loads(made.out))
-        early = device.agent("identity", "--json")
-        assert early.returncode == 0, early.stderr
-        (tmp_path / "device.json").write_text(early.stdout)
-        assert tool("enrol", tmp_path / "device.json").status == 0
-        done = device.agent("provision")
-        assert done.returncode == 0, done.stderr

@@ -1,6 +1,8 @@
 """Azure's own SDKs as clients of the lab's Azure."""
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,11 +109,14 @@ def group(name: str, reference: str) -> dict[str, Any]:
     return {"enrollmentGroupId": name, "attestation": {"type": "x509", "x509": x509}}
 
 
-def site(azure: Azure, trust: Path) -> Sdk:
-    """With a hub, a provisioning service that it is linked to, and a CA there that is verified."""
-    sdk = Sdk(azure, trust, "site")
-    sdk.make_group()
-    sdk.make_hub("site-hub")
-    sdk.make_service("site-dps", sdk.opens("site-hub"))
-    upload(sdk, "site-dps", "ca", pki.authority("Operations CA"), verified=True)
-    return sdk
+@contextmanager
+def site(directory: Path, tls: pki.Tls) -> Iterator[Sdk]:
+    """The clients of an Azure with a hub, a provisioning service that it is linked to, and a CA
+    there that is verified."""
+    with Azure(directory, tls).running() as azure:
+        sdk = Sdk(azure, tls.trust, "site")
+        sdk.make_group()
+        sdk.make_hub("site-hub")
+        sdk.make_service("site-dps", sdk.opens("site-hub"))
+        upload(sdk, "site-dps", "ca", pki.authority("Operations CA"), verified=True)
+        yield sdk

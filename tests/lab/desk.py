@@ -1,9 +1,7 @@
 """The operator's desk: operator.toml, the tool, and what it said."""
 
-import hashlib
 import json
 import os
-import struct
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import pytest
 from agent.deviceid import registration_ids
 from agent.operator import cli
 from tests.lab.azure import Azure
+from tests.lab.azure_eks import blob, modulus
 from tests.lab.process import PATIENCE, TOP
 
 GROUP, HUB, DPS = "tpm2cloud-rg", "contoso-hub", "contoso-dps"
@@ -127,22 +126,19 @@ def exported(devices: Iterable[dict[str, Any]]) -> str:
 
 
 def made_up(number: int, **more: Any) -> dict[str, Any]:
-    """The export of a device, as `tpm2cloud identity --json` writes it. Its EK looks like one; that
-    its modulus is the product of two primes, nobody can see."""
-    random = hashlib.shake_256(number.to_bytes(8)).digest(256)
-    modulus = bytes([random[0] | 0x80]) + random[1:-1] + bytes([random[-1] | 1])
+    """The export of a device, as `tpm2cloud identity --json` writes it."""
     name = f"device-{number:06}"
-    return of_blob(ek_blob(modulus), **{"registration_id": name, **more})
+    return of_blob(blob(modulus(number)), **{"registration_id": name, **more})
 
 
-def of_blob(blob: bytes, **more: Any) -> dict[str, Any]:
+def of_blob(public: bytes, **more: Any) -> dict[str, Any]:
     """The same, with this TPM2B_PUBLIC."""
     key = {
         "template": "EK-RSA2048",
         "algorithm": "rsa2048",
-        "public": b64encode(blob).decode(),
-        "sha256": registration_ids(blob)["sha256_hex"],
-        "registration_ids": registration_ids(blob),
+        "public": b64encode(public).decode(),
+        "sha256": registration_ids(public)["sha256_hex"],
+        "registration_ids": registration_ids(public),
         "handle": None,
     }
     return {
@@ -158,12 +154,3 @@ def of_blob(blob: bytes, **more: Any) -> dict[str, Any]:
         "endorsement_chain": [],
         "idevid": None,
     } | more
-
-
-def ek_blob(modulus: bytes, *, attributes: int = 0x000300B2, kind: int = 1) -> bytes:
-    """TPM2B_PUBLIC of the template L-1 (TCG EK profile 2.5, B.3.3)."""
-    policy = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
-    public = struct.pack(">HHIH", kind, 0x000B, attributes, len(policy)) + policy
-    public += struct.pack(">HHHHHI", 0x0006, 128, 0x0043, 0x0010, 2048, 0)
-    public += struct.pack(">H", len(modulus)) + modulus
-    return struct.pack(">H", len(public)) + public
