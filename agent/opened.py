@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import config, credentials, store
-from agent.errors import NoPermission, SecretUnreadable
+from agent.errors import AgentError, NoPermission, PathUnusable, SecretUnreadable
 from agent.state import State
 
 if TYPE_CHECKING:
@@ -45,10 +45,14 @@ def tpm(
         yield chip
 
 
-def kept(of: State, given: Mapping[str, bytes], chip: "Tpm") -> dict[str, bytes]:
-    """The passwords that this device has made itself, but for those that are given."""
-    if not store.exists(of.directory / "authorization"):  # most devices
-        return {}
+def kept(
+    of: State, given: Mapping[str, bytes], chip: "Tpm"
+) -> tuple[dict[str, bytes], dict[str, AgentError]]:
+    """The passwords that this device has made itself, but for those that are given; and why it
+    cannot tell one."""
+    with contextlib.suppress(NoPermission, PathUnusable):  # then each says it for itself
+        if not store.exists(of.directory / "authorization"):  # most devices
+            return {}, {}
     from agent.authorization.kept import Kept
 
     return Kept(chip, of).passwords(given)

@@ -9,7 +9,7 @@ from agent import inputs, journal
 from agent.config import Config
 from agent.state import State
 from agent.steps import Step, azure, preflight, shown
-from agent.steps.authorization import authorization
+from agent.steps.authorization import authorization, left
 from agent.steps.completing import at, complete, converge
 from agent.steps.ek import ek, trust
 from agent.steps.enrol import load
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def plan(config: Config, tpm: Tpm, state: State, *, anew: bool = False) -> list[Step]:
-    """Pure: nothing is looked at before a step is. `anew`: see azure.last."""
+    """Nothing but what passwords are kept is looked at before a step is. `anew`: see azure.last."""
     who = cache(lambda: preflight.who(config, tpm))
     return [
         preflight.tpm_answers(tpm, config.tpm.wait.total_seconds()),
@@ -59,7 +59,8 @@ def _keys(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Ite
 
 
 def _passwords(config: Config, tpm: Tpm, state: State, who: Callable[[], str]) -> Iterator[Step]:
-    if config.tpm.authorization.random:
+    """Also for those that were asked for once: they are set until a reset."""
+    if config.tpm.authorization.random or left(state):
         yield authorization(tpm, config.tpm.authorization, state, who)
 
 

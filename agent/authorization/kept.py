@@ -6,17 +6,19 @@ no more.
 """
 
 import base64
-from collections.abc import Iterable
+import logging
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from agent import store
 from agent.authorization import host_key
-from agent.errors import SealedToAnotherState, SealedToAnotherTpm
+from agent.errors import AgentError, SealedToAnotherState, SealedToAnotherTpm
 from agent.state import State, read_json, write_json
 from agent.tpm import Tpm, pcr
 
+log = logging.getLogger(__name__)
 SRK = 0x81000001
 Form = Literal["sealed", "credential"]
 
@@ -117,9 +119,16 @@ class Kept:
         for path in self.files(name):
             store.remove(path)
 
-    def passwords(self, but_for: Iterable[str]) -> dict[str, bytes]:
-        """Those of "owner" and "endorsement" that are set, and kept. Raises as `open`."""
-        wanted = {"owner", "endorsement"} - set(but_for)
-        names = sorted(name for name in wanted if self.has(name))
-        there = self.tpm.passwords_set() if names else frozenset()
-        return {name: self.open(name) for name in names if name in there}
+    def passwords(self, but_for: Container[str]) -> tuple[dict[str, bytes], dict[str, AgentError]]:
+        """Those of "owner" and "endorsement" that are set, and kept; and why one cannot be told:
+        what `open` raises."""
+        found: dict[str, bytes] = {}
+        withheld: dict[str, AgentError] = {}
+        for name in [each for each in ("owner", "endorsement") if each not in but_for]:
+            try:
+                if self.has(name) and name in self.tpm.passwords_set():
+                    found[name] = self.open(name)
+            except AgentError as e:
+                log.debug("a password is withheld: %s", e)
+                withheld[name] = e
+        return found, withheld

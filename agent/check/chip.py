@@ -89,7 +89,7 @@ def _passwords(tpm: Tpm, missing: frozenset[int]) -> str:
     """Where keys are all in their places, none is needed; for a hierarchy a wrong one is never
     counted."""
     if tpm.withheld:
-        raise tpm.withheld
+        raise next(iter(tpm.withheld.values()))
     needed = [name for name in NEEDED if _needs(name, missing)]
     for name in needed:
         if not tpm.opened_by(name, tpm.auths.get(name, b"")):

@@ -110,10 +110,11 @@ def _reset(args: argparse.Namespace, device: Device, before: Mark | None) -> int
 
 
 def _able(tpm: "Tpm") -> None:
-    """Without the owner's password no key goes, and nothing else has gone by then. Raises what that
-    cannot be opened for."""
-    if tpm.withheld and "owner" in tpm.passwords_set() and "owner" not in tpm.auths:
-        raise tpm.withheld
+    """Without the owner's password no key goes, and without each none is taken back; nothing else
+    has gone by then. Raises what one cannot be opened for."""
+    there = tpm.passwords_set()
+    if why := [e for name, e in tpm.withheld.items() if name in there]:
+        raise why[0]
 
 
 def _steps(device: Device, wanted: Mark) -> tuple[list["Step"], list[str]]:

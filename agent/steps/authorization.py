@@ -52,10 +52,10 @@ class Passwords:
         told = {name: self._standing(name) for name in self._names()}
         if None in told.values():
             return None
-        kept = [name for name in told if self.kept.has(name)]
-        if kept and not escrow.covers(self.state, self.kept, kept, self._recipient()):
+        kept, key = [name for name in told if self.kept.has(name)], self._recipient()
+        if kept and key and not escrow.covers(self.state, self.kept, kept, key):
             return None
-        return ", ".join(f"{name}: {what}" for name, what in told.items())
+        return ", ".join(f"{name}: {what}" for name, what in told.items()) or "none is ours"
 
     def _names(self) -> list[str]:
         """Those that are to have a password, and those that have got one, in an earlier life of
@@ -78,10 +78,19 @@ class Passwords:
             return None
         if not self.kept.has(name):
             return self._of_others(name)
-        password, conf = self._password(name), self.conf
-        well = self.kept.is_kept(name, conf.keep, conf.pcrs) and self._opens(name, password)
+        conf = self.conf
+        if name == "lockout" and not conf.random and _given(name) is None:
+            return "random, until a reset"  # which alone needs it
+        password = self._password(name)
+        if not (self._is_as_wanted(name) and self._opens(name, password)):
+            return None
         how = f"sealed to {conf.pcrs}" if conf.keep == "sealed" else "a credential of this host"
-        return f"random, {how}" if well else None
+        return f"random, {how if conf.random else 'until a reset'}"
+
+    def _is_as_wanted(self, name: str) -> bool:
+        """Where no password is asked for, nothing is about its keeping either."""
+        conf = self.conf
+        return not conf.random or self.kept.is_kept(name, conf.keep, conf.pcrs)
 
     def _of_others(self, name: str) -> str:
         """An administrator's, which stays; of lockout we need none."""
@@ -113,8 +122,8 @@ class Passwords:
         """Opening the TPM has opened most already."""
         if name != "lockout" and (found := self.tpm.auths.get(name)) is not None:
             return found
-        if name != "lockout" and self.tpm.withheld:
-            raise self.tpm.withheld
+        if (why := self.tpm.withheld.get(name)) is not None:
+            raise why
         return self.kept.open(name)
 
     def _opens(self, name: str, password: bytes) -> bool:
@@ -126,10 +135,9 @@ class Passwords:
         except (SealedToAnotherState, SealedToAnotherTpm):
             return False
 
-    def _recipient(self) -> escrow.Key:
-        if self.conf.escrow is None:
-            raise RuntimeError("a configuration without escrow does not load")
-        return escrow.recipient(self.conf.escrow)
+    def _recipient(self) -> escrow.Key | None:
+        """None where no password is asked for any more: what the owner has by now is enough."""
+        return escrow.recipient(self.conf.escrow) if self.conf.escrow else None
 
     # --- acting ---
 
@@ -139,7 +147,7 @@ class Passwords:
         for name, password in passwords.items():
             if not self._well_kept(name, password):
                 self._keep(name, password)
-        if not escrow.covers(self.state, self.kept, list(passwords), key):
+        if key and not escrow.covers(self.state, self.kept, list(passwords), key):
             escrow.write(self.state, self.kept, passwords, self.who(), key)
         for name, password in passwords.items():
             if name not in there:
@@ -167,7 +175,7 @@ class Passwords:
         return secrets.token_hex(BYTES).encode()
 
     def _well_kept(self, name: str, password: bytes) -> bool:
-        if not self.kept.is_kept(name, self.conf.keep, self.conf.pcrs):
+        if not self._is_as_wanted(name):
             return False
         try:
             return self.kept.open(name) == password

@@ -27,7 +27,7 @@ def tpm_answers(tpm: Tpm, wait: float, *, unlocked: bool = True) -> Step:
         except TpmUnavailable:
             return None
         if unlocked and tpm.withheld:
-            raise tpm.withheld
+            raise next(iter(tpm.withheld.values()))
         return told
 
     return Step("tpm", done, lambda: tpm.wait(wait))

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +15,8 @@ from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2_PT, 
 from agent.errors import AgentError, DiskFull, NoPermission, PathUnusable, TpmUnavailable
 from agent.tpm.esys import RC_INITIALIZE, Esys, speaking
 
-log = logging.getLogger(__name__)
 Auths = Mapping[str, bytes]
+Withheld = Mapping[str, AgentError]  # why a password is not told, by its hierarchy
 HIERARCHIES = {
     "owner": ESYS_TR.OWNER,
     "endorsement": ESYS_TR.ENDORSEMENT,
@@ -41,11 +40,12 @@ class Chip:
         tcti: str,
         auths: Auths | None = None,
         ledger: Path | None = None,
-        kept: Callable[[Any], Auths] | None = None,
+        kept: Callable[[Any], tuple[Auths, Withheld]] | None = None,
     ) -> None:
         """`auths`: passwords of the hierarchies, by 'owner', 'endorsement' and 'platform', if they
         have any. `kept`: called once, with this, when it is open: for others, that only it can
-        tell. What AgentError that raises is in `withheld`: much is done without a password.
+        tell, and why it does not tell the rest, which is in `withheld`: much is done without a
+        password.
 
         `ledger`: a file that says, while we run, what was loaded before us. Without a resource
         manager what a killed process had loaded stays in the TPM's few slots; the ledger it leaves
@@ -54,7 +54,7 @@ class Chip:
         self.tcti = tcti
         self._auths = dict(auths or {})
         self._ledger, self._kept = ledger, kept
-        self.withheld: AgentError | None = None
+        self.withheld: Withheld = {}
         self._context: Esys | None = None
 
     def __enter__(self) -> Self:
@@ -83,14 +83,9 @@ class Chip:
         return self._context
 
     def _unlock(self) -> None:
-        try:
-            found = self._kept(self) if self._kept else {}
-        except AgentError as e:
-            log.debug("a password is withheld: %s", e)
-            self.withheld = e
-        else:
-            for name, auth in found.items():
-                self._use(name, auth)
+        found, self.withheld = self._kept(self) if self._kept else ({}, {})
+        for name, auth in found.items():
+            self._use(name, auth)
 
     def _use(self, hierarchy: str, auth: bytes) -> None:
         """From now on."""
