@@ -6,14 +6,11 @@ import os
 import select
 import signal
 import subprocess
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,11 +18,11 @@ from tests.lab.clock import Clock
 from tests.lab.device import Device, Wish
 from tests.lab.hub import Hub
 from tests.lab.proxy import Proxy
+from tests.lab.telemetry import FOREVER, Day, Start, kept, reading, send, starting, write
 from tests.lab.world import World
 
 ID, DAY = "device-0001", "device-of-a-day"
 RENEWALS = 50
-FOREVER = ("--patience", "forever")
 
 
 @pytest.fixture(scope="module")
@@ -40,42 +37,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[Wo
         yield world
 
 
-class Day:
-    """A day of tokens, an hour each, twice over, in a minute: a device sends a line ten times a
-    second, and renews its token each time the library asks for it, 120 s before the end of 121. It
-    is at a hub of its own, while the other tests do what they do."""
-
-    def __init__(self, device: Device, hub: Hub) -> None:
-        self.device, self.hub, self.lines = device, hub, 0
-        device.world.dps.enrol_tpm(DAY, device.endorsement_key(), hub=hub.host)
-        device.configure({"hub": {"token_lifetime": "121s"}})
-        self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._live)
-        self._thread.start()
-
-    def _live(self) -> None:
-        self.provisioned = self.device.agent("provision")
-        command = self.device.agent_command("telemetry")
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-        env = self.device.environment()
-        with subprocess.Popen(command, env=env, text=True, **pipes) as agent:
-            assert agent.stdin is not None
-            assert agent.stderr is not None
-            while not self._enough.wait(0.1) and agent.poll() is None:
-                agent.stdin.write(f"{self.lines}\n")
-                agent.stdin.flush()
-                self.lines += 1
-            agent.stdin.close()
-            self.said = agent.stderr.read()
-        self.status = agent.returncode
-
-    def end(self) -> None:
-        self._enough.set()
-        self._thread.join()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def day(cloud: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
+    """While the other tests do what they do."""
     wish = Wish(id=DAY, target="device", attestation="tpm", enrolled=False)
     with (
         cloud.another_hub() as hub,
@@ -111,16 +75,6 @@ def device(provisioned: Device, cloud: World) -> Device:
 @pytest.fixture
 def hub(cloud: World) -> Hub:
     return cloud.hub
-
-
-def send(
-    device: Device, *arguments: str, text: bytes = b"", **more: str
-) -> subprocess.CompletedProcess[bytes]:
-    command, env = device.agent_command("telemetry", *arguments), device.environment() | more
-    pipes: dict[str, Any] = {"input": text, "capture_output": True}
-    done = subprocess.run(command, env=env, timeout=120, check=False, **pipes)
-    assert b"Traceback" not in done.stderr, done.stderr
-    return done
 
 
 def arrived(hub: Hub, since: int = 0) -> list[str]:
@@ -267,30 +221,11 @@ def test_before_it_is_registered_and_where_iot_edge_is(cloud: World, tmp_path: P
 # --- as a service ---
 
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
-
-
 @pytest.fixture
 def start(device: Device) -> Iterator[Start]:
     """`start()`: with a pipe to it."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def begin(*arguments: str, **more: str) -> "subprocess.Popen[bytes]":
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command, env = device.agent_command("telemetry", *arguments), device.environment() | more
-        started.append(subprocess.Popen(command, env=env, **pipes))
-        return started[-1]
-
-    yield begin
-    for each in started:
-        each.kill()
-        each.communicate()
-
-
-def write(service: "subprocess.Popen[bytes]", text: bytes) -> None:
-    assert service.stdin is not None
-    service.stdin.write(text)
-    service.stdin.flush()
+    with starting(device) as begin:
+        yield begin
 
 
 def test_a_service_never_gives_up_and_says_at_its_end_what_was_sent(
@@ -323,24 +258,6 @@ def pipe(tmp_path: Path) -> Iterator[int]:
     fd = os.open(tmp_path / "telemetry", os.O_RDWR | os.O_NONBLOCK)
     yield fd
     os.close(fd)
-
-
-@contextmanager
-def reading(device: Device, pipe: int) -> Iterator["subprocess.Popen[str]"]:
-    """Stopped at the end, as systemd stops it; that is no failure."""
-    command, env = device.agent_command("telemetry", *FOREVER), device.environment()
-    pipes: dict[str, Any] = {"stdin": pipe, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=env, **pipes) as service:
-        try:
-            yield service
-            service.terminate()
-            assert service.wait(60) == 0
-        finally:
-            service.kill()
-
-
-def kept(device: Device) -> Path:
-    return device.state / "telemetry.json"
 
 
 def test_a_line_in_hand_when_it_is_stopped_is_sent_first_by_the_next_and_under_the_same_id(
