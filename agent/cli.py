@@ -7,12 +7,13 @@ import re
 import resource
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from agent import __version__, boot_state, config_factory, events, journal, nap, schema, verbs
 from agent.errors import AgentError
 from agent.receipt import verb as receipt_verb
 from agent.reset import verb as reset_verb
+from agent.terminal import Parser
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,6 @@ def _root_directory(text: str) -> Path:
     except OSError as e:
         raise argparse.ArgumentTypeError(f"cannot look at {text!r}: {e.strerror}") from e
     raise argparse.ArgumentTypeError(f"{text!r} is not a root directory: no etc and usr in it")
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:

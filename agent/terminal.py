@@ -1,9 +1,18 @@
-"""What a verb says to whoever asked."""
+"""Who types a command: how it is read, and what is said to it."""
 
+import argparse
 import os
 import sys
+from typing import NoReturn
 
 from agent.errors import DiskFull
+
+
+class Parser(argparse.ArgumentParser):
+    """One sentence of what is wrong, and not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def say(text: str) -> None:

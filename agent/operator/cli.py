@@ -5,18 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from agent import __version__
 from agent.errors import AgentError, OperatorSoftware
+from agent.terminal import Parser
 
 log = logging.getLogger(__name__)
 FILE = Path("operator.toml")
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
