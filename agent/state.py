@@ -93,6 +93,11 @@ class State:
         return self.directory / "pins.json"
 
     @property
+    def token(self) -> Path:
+        """Which tokens were made, in which stores: the configuration may name another by now."""
+        return self.directory / "token.json"
+
+    @property
     def pending(self) -> Path:
         """The CSR a CA told us to come back with (RFC 7030, 4.2.3), and when."""
         return self.directory / "enrolment.json"
@@ -173,6 +178,7 @@ class State:
             *of_slots,
             self.ldevid_slot,
             self.pins,
+            self.token,
             self.pending,
             self.registration,
             self.assignment,

@@ -56,12 +56,14 @@ def provision(args: argparse.Namespace) -> int:
         return _dry_run(conf, state, anew=args.reregister)
     with state.locked(), failure.remembered(state):
         mark.admit(conf, state, again=args.again)
+        if args.again:
+            mark.wanted(conf, state)
         inputs.check(conf)
-        mark.lift(state)
         if args.reregister:
             _wish(state)
         with opened.tpm(conf.tpm.tcti, state.loaded, approvals=conf.idevid.approvals) as tpm:
-            plan.run(plan.plan(conf, tpm, state, anew=args.reregister))
+            steps = plan.plan(conf, tpm, state, anew=args.reregister)
+            plan.run([*steps, *mark.lifting(state)])
             keep.after(Here(conf, state, args.config), tpm, ask=True)
     journal.tell_systemd("STATUS=provisioned")
     if journal.on_journal():  # on a terminal, the steps have just said so
@@ -231,7 +233,7 @@ def telemetry(args: argparse.Namespace) -> int:
     if conf.for_edge:
         why = "with device.target = 'edge', IoT Edge does that"
         raise TelemetryElsewhere(f"cannot send messages to the hub: {why}")
-    mark.refuse(state)
+    mark.admit(conf, state)
     from agent import telemetry, telemetry_lines, telemetry_link
 
     gc.enable()  # this may last for years

@@ -95,10 +95,10 @@ def test_what_a_killed_run_left_beside_a_file_goes_with_it(make_device: MakeDevi
     run(acts._aziot_config(conf))
     assert not part.exists()
 
-    token = forgetting.unfinished(conf)
+    token = forgetting.unfinished(conf.pkcs11.store)
     token.parent.mkdir(parents=True, exist_ok=True)
     pki.write_private(token, b"a token with the LDevID key in it")
-    run(acts._token(conf))
+    run(acts._token(conf, State(device.state)))
     assert not token.exists()
 
 
@@ -117,7 +117,7 @@ def test_what_a_server_called_the_device_is_one_word_of_a_command(lie: str) -> N
 @pytest.mark.parametrize("damage", ["", "{", "{}", '{"phase": "done"}', '{"phase": []}'])
 def test_a_damaged_note_of_a_reset_sets_no_device_free(tmp_path: Path, damage: str) -> None:
     state, conf = State(tmp_path), config_of(tmp_path, GOOD)
-    mark.admit(conf, state, again=False)
+    mark.admit(conf, state)
     state.reset.write_text(damage)
     assert mark.read(state) is None
     with pytest.raises(ResetUnderWay, match="damaged"):

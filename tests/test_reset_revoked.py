@@ -53,7 +53,9 @@ def test_the_commands_of_the_hand_over_revoke_just_what_the_device_had(
         (tmp_path / file).write_bytes(pki.pem(each))
         run(tmp_path, ["openssl", "ca", "-config", "CA.cnf", "-valid", file])
 
-    conf = load(tmp_path, f'{GOOD}[aziot]\nstate = "{tmp_path / "aziot"}"\n')
+    conf = load(
+        tmp_path, f'{GOOD}[aziot]\ndirectory = "{tmp_path}"\nstate = "{tmp_path / "aziot"}"\n'
+    )
     found = handover.gather(conf, state, lambda: "dev")
     for command in handover.commands(found):
         run(tmp_path, shlex.split(command))
@@ -78,7 +80,9 @@ def test_certificates_that_were_renewed_since_are_to_be_revoked_too(
     state.ldevid_cert.write_bytes(pki.pem(now, authority.certificate))
     state.receipt.write_bytes(receipt(None, {"facts": {"ldevid": ldevid(others)}}, *events))
 
-    conf = load(tmp_path, f'{GOOD}[aziot]\nstate = "{tmp_path / "aziot"}"\n')
+    conf = load(
+        tmp_path, f'{GOOD}[aziot]\ndirectory = "{tmp_path}"\nstate = "{tmp_path / "aziot"}"\n'
+    )
     found = handover.gather(conf, state, lambda: "dev")["certificates"]
     assert [each["sha256"] for each in found] == [
         x509.fingerprint(each) for each in (now, before, at_first)

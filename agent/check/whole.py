@@ -42,7 +42,7 @@ def _load(file: Path, loaded: list[Config]) -> str:
 
 def _reset(conf: Config, state: State) -> str:
     """Whether it is let go, and waits."""
-    mark.admit(conf, state, again=False)
+    mark.admit(conf, state)
     return "not let go"
 
 

@@ -153,8 +153,9 @@ class ResetWaits(ConfigError):
 
     code = "reset-waits"
     remedy = (
-        "Give it the configuration of its new owner (id scope or servers), then: systemctl restart "
-        "tpm2cloud-firstboot. If it is to be the same owner's again: tpm2cloud provision --again"
+        "Give it the configuration of its new owner (dps.id_scope or dps.endpoint), then: "
+        "systemctl restart tpm2cloud-firstboot. If it is to be the same owner's again, or one's "
+        "with the same DPS: tpm2cloud provision --again"
     )
 
 

@@ -15,6 +15,16 @@ class TpmUnavailable(TpmError):
     )
 
 
+class ResetNeedsTpm(TpmUnavailable):
+    """The TPM of a device that is to be reset does not answer, so its keys cannot be removed."""
+
+    code = "reset-needs-tpm"
+    remedy = (
+        "Check that the TPM is enabled, and tpm.tcti. If it is gone for good: tpm2cloud reset "
+        "--without-tpm removes what is on the disk, and says what stays"
+    )
+
+
 class TpmLockout(TpmError):
     """The TPM is in dictionary-attack lockout after wrong passwords, or one short of it."""
 

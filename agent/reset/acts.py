@@ -17,6 +17,7 @@ from agent.reset.mark import Mark
 from agent.state import State
 from agent.steps import Step, authorization, forgetting, idevid, ldevid_key
 from agent.steps.aziot import file
+from agent.steps.token import made
 from agent.tpm import Tpm
 
 TELEMETRY = ("tpm2cloud-telemetry.socket", "tpm2cloud-telemetry.service")
@@ -25,33 +26,39 @@ Paths = Callable[[], Iterable[Path]]  # what is there when it is asked
 NAMES = {ldevid_key.HANDLE: "ldevid-key", idevid.HANDLE: "idevid-key"}
 
 
-def steps(conf: Config, tpm: Tpm, state: State, mark: Mark) -> list[Step]:
-    """All but what comes last, `configuration`."""
+def steps(conf: Config, tpm: Tpm | None, state: State, mark: Mark) -> list[Step]:
+    """All but what comes last, `configuration`. Without a TPM, what is on the disk, but for what
+    is needed to go on when it answers again."""
     return [*_keys(conf, tpm, state, mark), *_rest(conf, tpm, state, mark)]
 
 
-def _keys(conf: Config, tpm: Tpm, state: State, mark: Mark) -> Iterator[Step]:
+def _keys(conf: Config, tpm: Tpm | None, state: State, mark: Mark) -> Iterator[Step]:
     edge = forgetting.has_edge(conf, state)
     yield _telemetry()
     if edge:
         yield _iotedge(conf)
-    for handle, name in mark.keys.items():
-        yield _key(tpm, handle, name)
-    yield _token(conf)
+    if tpm:
+        yield from (_key(tpm, handle, name) for handle, name in mark.keys.items())
+    yield _token(conf, state)
     yield _gone("wrapped-keys", lambda: [*_wrapped(state), *_edge(conf, edge, forgetting.KEYS)])
 
 
-def _rest(conf: Config, tpm: Tpm, state: State, mark: Mark) -> Iterator[Step]:
-    for index, digest in mark.indices.items():
-        yield _index(tpm, index, digest)
-    burnt = [conf.idevid.certificate, state.idevid_issued] if mark.wishes.burn_idevid else []
+def _rest(conf: Config, tpm: Tpm | None, state: State, mark: Mark) -> Iterator[Step]:
+    if tpm:
+        yield from (_index(tpm, index, digest) for index, digest in mark.indices.items())
+    burnt = []
+    if tpm and mark.wishes.burn_idevid:
+        burnt = [conf.idevid.certificate, state.idevid_issued]
     edge = forgetting.has_edge(conf, state)
     kept = partial(_edge, conf, edge, forgetting.CERTIFICATES)
     yield _gone("certificates", lambda: [*_certificates(state), *burnt, *kept()])
     if edge:
         yield _aziot_config(conf)
-    yield _passwords(tpm, state)
-    yield _gone("state", lambda: [*_edge(conf, edge, forgetting.NAMES), *_state(conf, state)])
+    if tpm:
+        yield _passwords(tpm, state, elsewhere=mark.elsewhere)
+    names = partial(_edge, conf, edge, forgetting.NAMES)
+    which = [state.tpm] if tpm else []
+    yield _gone("state", lambda: [*names(), *_state(conf, state), *which])
 
 
 def _edge(conf: Config, edge: bool, of: forgetting.Names) -> Iterable[Path]:
@@ -103,14 +110,15 @@ def _key(tpm: Tpm, handle: int, name: str) -> Step:
     )
 
 
-def _token(conf: Config) -> Step:
-    where, label = conf.pkcs11.store, conf.pkcs11.token
-
+def _token(conf: Config, state: State) -> Step:
     def done() -> str | None:
-        found = pkcs11.look(where, label) or store.exists(forgetting.unfinished(conf))
-        return None if found else f"no '{label}' in {where}"
+        which = made(conf.pkcs11, state)
+        for where, label in which:
+            if pkcs11.look(where, label) or store.exists(forgetting.unfinished(where)):
+                return None
+        return ", ".join(f"no '{label}' in {where}" for where, label in which)
 
-    return Step("token", done, partial(forgetting.token, conf))
+    return Step("token", done, partial(forgetting.token, conf, state))
 
 
 def _wrapped(state: State) -> list[Path]:
@@ -164,21 +172,25 @@ def _aziot_config(conf: Config) -> Step:
     return Step("aziot-config", done, apply)
 
 
-def _passwords(tpm: Tpm, state: State) -> Step:
-    """Those of the TPM's hierarchies that we have set, once nothing needs them any more."""
+def _passwords(tpm: Tpm, state: State, *, elsewhere: bool) -> Step:
+    """Those of the TPM's hierarchies that we have set, once nothing needs them any more. Another
+    TPM's are its own."""
 
     def done() -> str | None:
         return None if authorization.left(state) else "none is ours"
 
     def release() -> None:
-        authorization.released(tpm, state)
+        if elsewhere:
+            authorization.forget(state)
+        else:
+            authorization.released(tpm, state)
 
     return Step("authorization", done, release)
 
 
 def _state(conf: Config, state: State) -> list[Path]:
     shown = [told.summary_file(), *filter(None, [conf.health.textfile])]
-    return [*state.identity, state.tpm, state.loaded_before_login, *shown]
+    return [*state.identity, state.loaded_before_login, *shown]
 
 
 def _gone(name: str, paths: Paths) -> Step:

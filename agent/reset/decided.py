@@ -1,7 +1,8 @@
 """What of the TPM goes, decided before anything does: by the names of the keys, and the contents of
-the NV. Nothing that is not this installation's; more only if somebody asks for just that."""
+the NV. Nothing that is not this installation's; more only if somebody asks for just that. And who
+has the device until then."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 
 from cryptography.x509 import Certificate
@@ -9,13 +10,25 @@ from cryptography.x509 import Certificate
 from agent import store
 from agent.config import Config
 from agent.errors import HandleOccupied
-from agent.reset.mark import Wishes
+from agent.reset import handover
+from agent.reset.mark import Wishes, owner
 from agent.state import State
 from agent.steps import assigned, aziot, forgetting, idevid, ldevid_key, registration, tpmd
-from agent.tpm import HUB_KEY, Public, Tpm, is_hub_key, templates
+from agent.tpm import HUB_KEY, Public, Tpm, is_hub_key, templates, unmarshalled
 from agent.tpm.templates import KeyType
 
 KINDS: tuple[KeyType, ...] = ("ecc256", "rsa2048")
+
+
+def owners(conf: Config, state: State) -> tuple[str, ...]:
+    """Whom the device was provisioned for, as far as that is known here; else, whom its
+    configuration is of, which may be another's by now."""
+    known = [each for each in handover.asked(conf, state) if each.get("id_scope")]
+    for each in known:
+        each.setdefault("endpoint", conf.dps.endpoint)
+    found = known or [{"endpoint": conf.dps.endpoint, "id_scope": conf.dps.id_scope}]
+    whom = (owner(str(each["endpoint"] or ""), str(each["id_scope"])) for each in found)
+    return tuple(dict.fromkeys(whom))
 
 
 def keys(conf: Config, tpm: Tpm, state: State, wishes: Wishes) -> dict[int, str]:
@@ -73,6 +86,33 @@ def _hub_key(conf: Config, tpm: Tpm, state: State, *, known: bool) -> Kept | Non
     return (handle, found) if not known or _is_known(conf, state, found) else None
 
 
+def hub_keys(conf: Config, state: State) -> dict[str, int]:
+    """Names (hex) of keys for the hub that are this installation's, and where each may be; "" is
+    any. By what is on the disk, which may go before the TPM answers."""
+    handle = hub_handle(conf)
+    if conf.for_edge:
+        return {"": handle} if _may_be_edges(conf, state) else {}
+    return dict.fromkeys(map(_name, _assigned(state)), handle)
+
+
+def _name(public: bytes) -> str:
+    """Hex; of what is no key, none that any has."""
+    try:
+        return unmarshalled(public).name.hex()
+    except ValueError:
+        return "-"
+
+
+def known(tpm: Tpm, names: Mapping[str, int]) -> dict[int, str]:
+    """Those of `hub_keys` that are in the TPM."""
+    found = {handle: tpm.public(handle) for handle in set(names.values())}
+    return {
+        handle: key.name.hex()
+        for handle, key in found.items()
+        if key and is_hub_key(key) and handle in (names.get(""), names.get(key.name.hex()))
+    }
+
+
 def hub_handle(conf: Config) -> int:
     """Where IoT Edge's TPM service keeps it, the operator says in its configuration."""
     if not conf.for_edge:
@@ -85,9 +125,13 @@ def _is_known(conf: Config, state: State, key: Public) -> bool:
     """IoT Edge's service says nothing about its key: where it was to register by TPM, it is that.
     It may have, before we came to know: so it counts that it was told to."""
     if conf.for_edge:
-        told = forgetting.was_told(conf) or registration.was_provisioned(state)
-        return conf.dps.attestation == "tpm" and told
+        return _may_be_edges(conf, state)
     return key.blob in set(_assigned(state))
+
+
+def _may_be_edges(conf: Config, state: State) -> bool:
+    told = forgetting.was_told(conf) or registration.was_provisioned(state)
+    return conf.dps.attestation == "tpm" and told
 
 
 def _assigned(state: State) -> Iterator[bytes]:

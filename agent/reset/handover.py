@@ -133,6 +133,15 @@ def _individual(conf: Config, attestation: str | None) -> bool | None:
     return None if conf.dps.enrolment is None else conf.dps.enrolment == "individual"
 
 
+def asked(conf: Config, state: State) -> Iterator[dict[str, Any]]:
+    """What DPS was asked with, each time that is known of; whichever way the device was meant to be
+    then."""
+    kept = assigned.load(state)
+    yield from (dict(each.asked) for each in (kept.proven, kept.candidate) if each)
+    if forgetting.has_edge(conf, state):
+        yield _of_edge(conf, state)[0]
+
+
 def _of_device(state: State) -> tuple[dict[str, Any], str | None, str | None]:
     kept = assigned.load(state)
     found = kept.proven or kept.candidate
@@ -155,6 +164,7 @@ def _told(conf: Config) -> dict[str, Any]:
     return {
         "registration_id": how.get("registration_id"),
         "id_scope": found.get("id_scope"),
+        "endpoint": found.get("global_endpoint"),
         "attestation": how.get("method"),
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agent import config_files, credentials, ek
+from agent.authorization.kept import directory
 from agent.config import Config
 from agent.reset.mark import Wishes
 from agent.state import State
@@ -46,6 +47,8 @@ def on_disk(conf: Config, state: State, wishes: Wishes, files: Iterable[Path]) -
         yield f"{state.reset}: that it was reset, and what is to be revoked"
     for receipt in filter(Path.exists, (state.receipt, state.receipt_before)):
         yield f"{receipt}: what was done to this device, signed by its TPM; no secret"
+    if (passwords := directory(state)).is_dir() and any(passwords.iterdir()):
+        yield f"{passwords}: passwords of a TPM's hierarchies, for when that one is back"
     if state.clock.exists():
         yield f"{state.clock}: what time it is at least, and which server has said so"
     if conf.for_edge:

@@ -7,7 +7,6 @@ not there any more.
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -18,11 +17,12 @@ from agent import store
 from agent.config import Config
 from agent.errors import ResetUnderWay, ResetWaits
 from agent.state import State, read_json, write_json
+from agent.steps import Step
 
-log = logging.getLogger(__name__)
-# "removing": all but the configuration, which is needed for it; "configuration": only that is left.
-Phase = Literal["removing", "configuration", "done"]
-PHASES = ("removing", "configuration", "done")
+# "removing": all but the configuration, which is needed for it; "configuration": only that is left;
+# "tpm": what is in a TPM that did not answer is left.
+Phase = Literal["removing", "configuration", "tpm", "done"]
+PHASES = ("removing", "configuration", "tpm", "done")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +40,25 @@ class Wishes:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """`owner`: a digest of whom the device was provisioned for. `keys`: persistent handles to be
-    given up, with the names (hex) of what is there; `indices`: of the NV, with the SHA-256 of what
-    they hold. `files`: of the configuration. `hand_over`: see handover.py."""
+    """`owners`: digests of whom the device was provisioned for; `again`: of the one of them that
+    somebody wants to have it again. `keys`: persistent handles to be given up, with the names (hex)
+    of what is there; `indices`: of the NV, with the SHA-256 of what they hold; `hub_keys`: names of
+    keys for a hub ("": any), with the handles that they may be at. `files`: of the configuration.
+    `hand_over`: see handover.py. `tcti`: where the TPM is. `without_tpm`: that is not asked.
+    `elsewhere`: what is here was made with another one."""
 
     phase: Phase
     wishes: Wishes
-    owner: str
+    owners: tuple[str, ...]
     hand_over: dict[str, Any]
+    tcti: str
     keys: Mapping[int, str] = field(default_factory=dict)
     indices: Mapping[int, str] = field(default_factory=dict)
+    hub_keys: Mapping[str, int] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    again: str | None = None
+    without_tpm: bool = False
+    elsewhere: bool = False
 
 
 def read(state: State) -> Mark | None:
@@ -66,11 +74,16 @@ def _parsed(found: Mapping[str, Any]) -> Mark:
     return Mark(
         phase=found["phase"],
         wishes=Wishes(**found["wishes"]),
-        owner=found["owner"],
+        owners=tuple(found["owners"]),
         hand_over=found["hand_over"],
+        tcti=found["tcti"],
         keys=_numbered(found["keys"]),
         indices=_numbered(found["indices"]),
+        hub_keys=dict(found["hub_keys"]),
         files=tuple(map(Path, found["files"])),
+        again=found["again"],
+        without_tpm=found["without_tpm"],
+        elsewhere=found["elsewhere"],
     )
 
 
@@ -93,13 +106,15 @@ def passed(state: State, phase: Phase) -> None:
 # --- what others do of it ---
 
 
-def owner(conf: Config) -> str:
-    """Whom a device is provisioned for: the id scope, and the servers that it gets certificates
-    from. SHA-256, hex."""
-    est = conf.ldevid.est.url if conf.ldevid and conf.ldevid.est else None
-    operational = conf.operational.url if conf.operational else None
-    whom = [conf.dps.endpoint, conf.dps.id_scope, est, operational]
+def owner(endpoint: str, id_scope: str) -> str:
+    """Whom a device is provisioned for: the instance of DPS, and nothing that one owner may change
+    for herself, such as where she has certificates from. SHA-256, hex."""
+    whom = [endpoint.strip().rstrip("/").lower(), id_scope.strip().lower()]
     return sha256(json.dumps(whom).encode()).hexdigest()
+
+
+def _configured(conf: Config) -> str:
+    return owner(conf.dps.endpoint, conf.dps.id_scope)
 
 
 def _read(state: State) -> Mark | None:
@@ -117,24 +132,42 @@ def refuse(state: State) -> None:
         raise ResetWaits("cannot go on: this device was reset, and not provisioned since")
 
 
-def admit(conf: Config, state: State, *, again: bool) -> None:
-    """Before a device is provisioned: not before a reset has come to its end, nor for the owner who
-    has let it go, unless somebody wants it `again`. Raises ResetUnderWay, ResetWaits."""
+def admit(conf: Config, state: State, *, again: bool = False) -> None:
+    """Before a device is provisioned: not before a reset has come to its end, nor for an owner who
+    has let it go, unless somebody wants it `again`. That is remembered by `wanted`, for the next
+    boot. Raises ResetUnderWay, ResetWaits."""
     if (mark := _read(state)) is None:
         return
     _begun(mark)
-    if mark.owner == owner(conf) and not again:
+    whose = _configured(conf)
+    if whose in mark.owners and whose != mark.again and not again:
         why = "it was reset, and its configuration is that of the owner it had"
         raise ResetWaits(f"cannot provision this device by itself: {why}")
 
 
-def lift(state: State) -> None:
-    """The device begins another life."""
-    if store.exists(state.reset):
-        log.info("this device was reset, and is provisioned anew")
-        store.remove(state.reset)
+def wanted(conf: Config, state: State) -> None:
+    """Somebody wants the earlier owner to have it again. What is to be revoked stays known until
+    the device is provisioned."""
+    whose, mark = _configured(conf), _read(state)
+    if mark is not None and whose in mark.owners and whose != mark.again:
+        write(state, replace(mark, again=whose))
+
+
+def lifting(state: State) -> list[Step]:
+    """The last step of a provisioning, if the device was reset: until then one that is cut off goes
+    on by itself, for its new owner, and for no earlier one."""
+    if not store.exists(state.reset):
+        return []
+
+    def done() -> str | None:
+        return None if store.exists(state.reset) else "it has its owner"
+
+    return [Step("reset", done, lambda: store.remove(state.reset))]
 
 
 def _begun(mark: Mark) -> None:
+    what = "cannot go on: a reset of this device was begun"
+    if mark.phase == "tpm":
+        raise ResetUnderWay(f"{what}, and its TPM did not answer")
     if mark.phase != "done":
-        raise ResetUnderWay("cannot go on: a reset of this device was begun, and is not finished")
+        raise ResetUnderWay(f"{what}, and is not finished")

@@ -2,34 +2,31 @@
 
 import argparse
 import contextlib
-import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import config, config_files, events, failure, journal, opened, store
-from agent.errors import ResetUnconfirmed, ResetWaits
+from agent.errors import (
+    ResetNeedsTpm,
+    ResetUnconfirmed,
+    ResetUnderWay,
+    ResetWaits,
+    TpmUnavailable,
+)
 from agent.reset import mark
 from agent.reset.mark import Mark, Wishes
 from agent.state import State
-from agent.terminal import asked, say
+from agent.terminal import asked
 
 if TYPE_CHECKING:
-    from agent.config import Config
+    from agent.reset.intended import Device
     from agent.steps import Step
-    from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
-TCG = (
-    "A burnt IDevID key of the TCG's profile is made of a seed that stays in the TPM: who may use "
-    "the endorsement hierarchy can make it again. Revoke its certificate."
-)
-COPIES = (
-    "Who has a copy of this disk, and this TPM, has what is removed here: no certificate is dead "
-    "before it is revoked."
-)
 
 
 def add(commands: Any) -> None:
@@ -43,8 +40,11 @@ def add(commands: Any) -> None:
     )
     help = "also keys of IoT hubs that are not of this installation, but of an earlier one"
     verb.add_argument("--decommission", action="store_true", help=help)
+    how = verb.add_mutually_exclusive_group()
     help = "also the IDevID, key and certificate, as far as the platform lets it: for ever"
-    verb.add_argument("--burn-idevid", action="store_true", help=help)
+    how.add_argument("--burn-idevid", action="store_true", help=help)
+    help = "only what is on the disk: the TPM answers no more; its keys stay in it"
+    how.add_argument("--without-tpm", action="store_true", help=help)
     help = "also this configuration, its drop-ins, and the passwords that it names"
     verb.add_argument("--configuration", action="store_true", help=help)
     verb.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
@@ -57,21 +57,26 @@ def reset(args: argparse.Namespace) -> int:
     state = opened.state()
     with contextlib.nullcontext() if args.dry_run else state.locked():
         before = mark.read(state)
-        wishes = _wishes(args)
-        if before and before.wishes | wishes == before.wishes and _is_over(args, before):
-            return _last(args, state, before)
-        conf = config.load(args.config)
-        hierarchies = opened.FACTORY if args.burn_idevid else opened.DEVICE
-        ledger = None if args.dry_run else state.loaded
-        approvals = conf.idevid.approvals
-        with opened.tpm(conf.tpm.tcti, ledger, hierarchies, approvals=approvals) as tpm:
-            return _reset(args, Device(conf, tpm, state), before)
+        if before and before.phase == "configuration":
+            if args.dry_run:
+                return _last(args, state, before)
+            _last(args, state, before)
+            before = mark.read(state)
+        if before and _is_over(args, before):
+            _tell(args, None, before, {"configuration": False})
+            return 0
+        return _looked(args, state, before)
 
 
 def _is_over(args: argparse.Namespace, before: Mark) -> bool:
-    """All but the configuration has gone, if not that, too."""
-    there = any(map(store.exists, config_files.files(args.config)))
-    return before.phase == "configuration" or (before.phase == "done" and not there)
+    """Nothing else is wanted, and there is no configuration that says what to look for."""
+    if _is_there(args.config) or before.wishes | _wishes(args) != before.wishes:
+        return False
+    return before.phase == "done" or (before.phase == "tpm" and args.without_tpm)
+
+
+def _is_there(configuration: Path) -> bool:
+    return any(map(store.exists, config_files.files(configuration)))
 
 
 def _wishes(args: argparse.Namespace) -> Wishes:
@@ -82,23 +87,44 @@ def _wishes(args: argparse.Namespace) -> Wishes:
     )
 
 
-@dataclass(frozen=True)
-class Device:
-    conf: "Config"
-    tpm: "Tpm"
-    state: State
+def _looked(args: argparse.Namespace, state: State, before: Mark | None) -> int:
+    from agent.reset.intended import Device
+
+    configured = before is None or _is_there(args.config)
+    conf = config.load(args.config) if configured else _unconfigured(before)
+    about = {"file": args.config, "configured": configured}
+    if args.without_tpm:
+        return _reset(args, Device(conf, None, state, **about), before)
+    hierarchies = opened.FACTORY if args.burn_idevid else opened.DEVICE
+    ledger = None if args.dry_run else state.loaded
+    approvals = conf.idevid.approvals
+    try:
+        with opened.tpm(conf.tpm.tcti, ledger, hierarchies, approvals=approvals) as tpm:
+            return _reset(args, Device(conf, tpm, state, **about), before)
+    except TpmUnavailable as e:
+        raise ResetNeedsTpm(f"cannot reset this device: {e}") from e
 
 
-def _reset(args: argparse.Namespace, device: Device, before: Mark | None) -> int:
-    wanted = _intended(args, device, before)
+def _unconfigured(before: Mark | None) -> "config.Config":
+    """An earlier reset has removed it, and all that it said where to find, but for the TPM."""
+    chip = config.Tpm(tcti=before.tcti) if before else config.Tpm()
+    target = config.Device(target="device")
+    return config.Config(dps=config.Dps(id_scope=""), device=target, tpm=chip)
+
+
+def _reset(args: argparse.Namespace, device: "Device", before: Mark | None) -> int:
+    from agent.reset.intended import intended, settled
+
+    wanted = intended(device, _wishes(args), before)
     steps, todo = _steps(device, wanted)
     if args.dry_run:
         _tell(args, device, wanted, {step.name: step.name in todo for step in steps})
         return 0
-    if todo or before is None or before.phase != "done":
-        _able(device.tpm)
+    if todo or not settled(before, device):
+        _able(device, wanted)
         _confirmed(args, before, wanted, todo)
-        wanted = _intended(args, device, before)  # anew: IoT Edge was at work until the answer came
+        # Anew: IoT Edge was at work until the answer came.
+        wanted = intended(device, _wishes(args), before)
         steps, todo = _steps(device, wanted)
         mark.write(device.state, wanted)
         write = partial(_written, args, device, wanted)
@@ -109,15 +135,18 @@ def _reset(args: argparse.Namespace, device: Device, before: Mark | None) -> int
     return 0
 
 
-def _able(tpm: "Tpm") -> None:
+def _able(device: "Device", wanted: Mark) -> None:
     """Without the owner's password no key goes, and without each none is taken back; nothing else
     has gone by then. Raises what one cannot be opened for."""
+    tpm = device.tpm
+    if tpm is None or (wanted.elsewhere and not wanted.keys):
+        return
     there = tpm.passwords_set()
     if why := [e for name, e in tpm.withheld.items() if name in there]:
         raise why[0]
 
 
-def _steps(device: Device, wanted: Mark) -> tuple[list["Step"], list[str]]:
+def _steps(device: "Device", wanted: Mark) -> tuple[list["Step"], list[str]]:
     """And the names of those that there is something to do for."""
     from agent import plan
     from agent.reset import acts
@@ -145,20 +174,23 @@ def _run(
     _done(state, wanted)
 
 
-def _written(args: argparse.Namespace, device: Device, wanted: Mark) -> None:
+def _written(args: argparse.Namespace, device: "Device", wanted: Mark) -> None:
     from agent.receipt import keep
     from agent.receipt.facts import Here
 
+    if device.tpm is None:
+        return
     here = Here(device.conf, device.state, args.config)
     keep.ended(here, device.tpm, "decommissioned" if wanted.wishes.decommission else "reset")
 
 
 def _done(state: State, wanted: Mark) -> None:
     """`status` says from now on what the device waits for."""
-    mark.passed(state, "done")
-    with contextlib.suppress(ResetWaits), failure.remembered(state):
+    mark.passed(state, "tpm" if wanted.without_tpm else "done")
+    with contextlib.suppress(ResetWaits, ResetUnderWay), failure.remembered(state):
         mark.refuse(state)
-    log.info("this device is reset", extra=journal.about(events.RESET, what=_what(wanted.wishes)))
+    what = "this device is reset, but for its TPM" if wanted.without_tpm else "this device is reset"
+    log.info("%s", what, extra=journal.about(events.RESET, what=_what(wanted)))
 
 
 def _last(args: argparse.Namespace, state: State, before: Mark) -> int:
@@ -166,127 +198,50 @@ def _last(args: argparse.Namespace, state: State, before: Mark) -> int:
     from agent.reset import acts
 
     step = acts.configuration(before)
-    todo = {step.name: step.done() is None}
-    if before.phase != "done" and not args.dry_run:
+    if args.dry_run:
+        _tell(args, None, before, {step.name: step.done() is None})
+    else:
         store.remove(state.loaded)  # nothing of ours was in the TPM any more
         _run(state, before, [step])
-    _tell(args, None, before, todo)
     return 0
 
 
-def _what(wishes: Wishes) -> str:
-    more = [name.replace("_", "-") for name, wanted in asdict(wishes).items() if wanted]
+def _what(wanted: Mark) -> str:
+    which = {**asdict(wanted.wishes), "without_tpm": wanted.without_tpm}
+    more = [name.replace("_", "-") for name, chosen in which.items() if chosen]
     return " ".join(["reset", *(f"--{name}" for name in more)])
-
-
-# --- what is intended ---
-
-
-def _intended(args: argparse.Namespace, device: Device, before: Mark | None) -> Mark:
-    """What was begun is finished as it was decided; what is wanted besides is added."""
-    wishes = _wishes(args)
-    if before and before.phase != "done":
-        wishes = wishes | before.wishes
-        if wishes == before.wishes:
-            return before
-    now = _decided(args, device, wishes)
-    if before is None:
-        return now
-    from agent.reset import handover
-
-    both = replace(now, hand_over=handover.merged(before.hand_over, now.hand_over))
-    if before.phase == "done":
-        return both
-    return replace(
-        both,
-        owner=before.owner,
-        keys={**before.keys, **now.keys},
-        indices={**before.indices, **now.indices},
-    )
-
-
-def _decided(args: argparse.Namespace, device: Device, wishes: Wishes) -> Mark:
-    from agent.reset import decided, handover, left
-    from agent.steps import preflight
-
-    conf, tpm, state = device.conf, device.tpm, device.state
-    idevid = decided.certificate(conf, tpm) if wishes.burn_idevid else None
-    files = left.configuration(args.config, conf) if wishes.configuration else []
-    return Mark(
-        phase="removing",
-        wishes=wishes,
-        owner=mark.owner(conf),
-        hand_over=handover.gather(conf, state, lambda: preflight.who(conf, tpm), idevid),
-        keys=decided.keys(conf, tpm, state, wishes),
-        indices=decided.indices(conf, tpm, wishes),
-        files=tuple(files),
-    )
 
 
 def _confirmed(
     args: argparse.Namespace, before: Mark | None, wanted: Mark, todo: Sequence[str]
 ) -> None:
     """What was begun was confirmed then. Raises ResetUnconfirmed."""
-    begun = before is not None and before.phase != "done" and before.wishes == wanted.wishes
-    if args.yes or begun:
+    begun = before is not None and before.phase in ("removing", "configuration")
+    if args.yes or (begun and _act(before) == _act(wanted)):
         return
     registration = wanted.hand_over["registration"] or {}
     who = f"'{registration['id']}'" if registration else "this device"
-    answer = asked(f"Let {who} go ({', '.join(todo) or 'nothing is left of it'})?")
+    how = f" go{_of_the_tpm(wanted)} ({', '.join(todo) or 'nothing is left of it'})"
+    answer = asked(f"Let {who}{how}?")
     if answer is None:
         raise ResetUnconfirmed("cannot reset this device: there is nobody to ask, and no -y")
     if not answer:
         raise ResetUnconfirmed("cannot reset this device: the answer was not yes")
 
 
-# --- what is said ---
+def _act(of: Mark | None) -> tuple[Wishes, bool] | None:
+    return (of.wishes, of.without_tpm) if of else None
+
+
+def _of_the_tpm(wanted: Mark) -> str:
+    if wanted.without_tpm:
+        return " without its TPM, in which its keys stay"
+    return ", whose keys are in another TPM and stay there" if wanted.elsewhere else ""
 
 
 def _tell(
-    args: argparse.Namespace, device: Device | None, wanted: Mark, steps: dict[str, bool]
+    args: argparse.Namespace, device: "Device | None", wanted: Mark, steps: dict[str, bool]
 ) -> None:
-    found = _report(args, device, wanted, steps)
-    say(json.dumps(found, indent=2) if args.json else "\n".join(_as_text(found, wanted)))
+    from agent.reset import said
 
-
-def _report(
-    args: argparse.Namespace, device: Device | None, wanted: Mark, steps: dict[str, bool]
-) -> dict[str, Any]:
-    from agent.reset import handover, left
-
-    found: dict[str, Any] = {
-        "state": "would be reset" if args.dry_run else "reset",
-        "steps": [{"step": name, "to do": todo} for name, todo in steps.items()],
-        "hand_over": wanted.hand_over,
-        "commands": [line.strip() for line in handover.commands(wanted.hand_over)],
-        "notes": [COPIES, *([TCG] if wanted.wishes.burn_idevid else [])],
-    }
-    if device is not None:
-        files = left.configuration(args.config, device.conf)
-        on_disk = left.on_disk(device.conf, device.state, wanted.wishes, files)
-        gone = [*wanted.keys, *wanted.indices] if args.dry_run else []
-        found["stays"] = {"tpm": left.in_tpm(device.tpm, gone), "disk": list(on_disk)}
-    return found
-
-
-def _as_text(found: dict[str, Any], wanted: Mark) -> Iterator[str]:
-    from agent.reset import handover
-
-    if found["state"] == "would be reset":
-        width = max(len(each["step"]) for each in found["steps"])
-        for each in found["steps"]:
-            yield f"{each['step']:{width}}  {'would be done' if each['to do'] else 'done'}"
-        yield ""
-    yield from handover.as_text(wanted.hand_over)
-    for place, which in (("tpm", "In the TPM"), ("disk", "On the disk")):
-        if stays := found.get("stays", {}).get(place):
-            yield f"{which}, these stay:"
-            yield from _listed(stays)
-    yield from found["notes"]
-
-
-def _listed(stays: dict[str, str] | list[str]) -> Iterator[str]:
-    if isinstance(stays, dict):
-        yield from (f"  {at}  {what}" for at, what in stays.items())
-    else:
-        yield from (f"  {what}" for what in stays)
+    said.tell(args, device, wanted, steps)

@@ -11,6 +11,7 @@ from agent import aziot, aziot_config, pkcs11, store
 from agent.config import Config
 from agent.state import State
 from agent.steps.aziot import file as aziot_file
+from agent.steps.token import made
 
 Names = Mapping[str, tuple[str, ...]]
 
@@ -62,15 +63,16 @@ def was_told(conf: Config) -> bool:
     return aziot_config.released(existing, path) != existing
 
 
-def token(conf: Config) -> None:
-    pkcs11.remove(conf.pkcs11.store, conf.pkcs11.token)
-    if store.exists(unfinished(conf)):
-        store.remove(unfinished(conf))
+def token(conf: Config, state: State) -> None:
+    for where, label in made(conf.pkcs11, state):
+        pkcs11.remove(where, label)
+        if store.exists(unfinished(where)):
+            store.remove(unfinished(where))
 
 
-def unfinished(conf: Config) -> Path:
+def unfinished(where: Path) -> Path:
     """Where a run that was killed in `pkcs11.create` left a token, whole, with its keys."""
-    return conf.pkcs11.store / f"{pkcs11.DATABASE}.new"
+    return where / f"{pkcs11.DATABASE}.new"
 
 
 def files(state: State) -> None:

@@ -55,6 +55,17 @@ def same_tpm(tpm: Tpm, conf: Config, state: State) -> Step:
     return Step("same-tpm", done, apply)
 
 
+def made_elsewhere(tpm: Tpm, state: State) -> bool:
+    """What is on this disk was made with another TPM, or with this one before it was cleared. It
+    may have no SRK yet: then its EK tells."""
+    if (kept := _kept(state)) is None:
+        return False
+    if (now := tpm.public(srk.HANDLE)) is not None:
+        return not _same(tpm, kept, now, state)
+    found = ek.public(tpm)
+    return found is None or kept.get("ek") != _digest(found)
+
+
 def _kept(state: State) -> dict[str, str] | None:
     """None on a first boot; also of a damaged file: then the next steps find out."""
     found = read_json(state.tpm)
@@ -111,6 +122,6 @@ def _start_over(conf: Config, state: State, why: str) -> None:
     if conf.for_edge:
         forgetting.stop_iotedge(conf)
         forgetting.leftovers(conf)
-    forgetting.token(conf)
+    forgetting.token(conf, state)
     forgetting.files(state)
     authorization.forget(state)

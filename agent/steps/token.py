@@ -3,11 +3,12 @@
 import json
 import pwd
 import secrets
+from pathlib import Path
 
 from agent import pkcs11, store
-from agent.config import Config
+from agent.config import Config, Pkcs11
 from agent.errors import TokenPinsLost, UserMissing
-from agent.state import SLOTS, State, read_json
+from agent.state import SLOTS, State, read_json, write_json
 from agent.steps import Step, ldevid_key, srk
 from agent.tpm import Public, Tpm
 from agent.tpm.keyfile import Wrapped
@@ -73,6 +74,7 @@ def token(tpm: Tpm, ours: Token, slot: State) -> Step:
             pkcs11.put(directory, label, key, below=tpm.serialized(srk.HANDLE))
             pkcs11.own(directory, ours.owner())
             return
+        _is_to_be(ours.conf, slot)
         store.make(directory.parent)  # the key service comes through it
         pkcs11.create(
             directory,
@@ -85,6 +87,26 @@ def token(tpm: Tpm, ours: Token, slot: State) -> Step:
         )
 
     return Step("token", done, apply)
+
+
+def _is_to_be(conf: Pkcs11, state: State) -> None:
+    """Before a token is made, it is written down which, and where: the configuration is free to
+    name another one later."""
+    now = {"store": str(conf.store), "token": conf.token}
+    if now not in (kept := _written_down(state)):
+        write_json(state.token, {"made": [*kept, now]})
+
+
+def _written_down(state: State) -> list[dict[str, str]]:
+    found = (read_json(state.token) or {}).get("made")
+    kept = found if isinstance(found, list) else []
+    return [each for each in kept if isinstance(each, dict) and {*each} == {"store", "token"}]
+
+
+def made(conf: Pkcs11, state: State) -> list[tuple[Path, str]]:
+    """Stores, and the tokens in them: those that were made, and the one of the configuration."""
+    kept = [(Path(str(each["store"])), str(each["token"])) for each in _written_down(state)]
+    return list(dict.fromkeys([*kept, (conf.store, conf.token)]))
 
 
 def _look(tpm: Tpm, ours: Token) -> pkcs11.Token | None:
