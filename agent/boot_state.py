@@ -31,13 +31,14 @@ def add(commands: Any) -> None:
         "For a device whose IDevID works in approved boot states alone, the maker signs them; "
         "docs/factory.md says how. Nothing is changed, and no configuration is needed.",
     )
+    source = parser.add_mutually_exclusive_group()
     help = f"the bank and the registers to tell, instead of {PCRS}"
-    parser.add_argument("--pcrs", metavar="BANK:N,...", default=PCRS, help=help)
+    source.add_argument("--pcrs", metavar="BANK:N,...", help=help)
     help = (
         "no TPM: take the state from a file of such JSON, as for firmware whose values were "
         "computed before anything has started it"
     )
-    parser.add_argument("--state", type=Path, metavar="FILE", help=help)
+    source.add_argument("--state", type=Path, metavar="FILE", help=help)
     help = (
         "write NAME.json, the state, and NAME.tbs, of which the maker signs the SHA-256 into "
         "NAME.sig; NAME may have a path"
@@ -79,7 +80,7 @@ def _of_tpm(args: argparse.Namespace) -> "State":
     from agent.tpm.approved import State
 
     try:
-        selection = pcr.Selection.parse(args.pcrs)
+        selection = pcr.Selection.parse(args.pcrs or PCRS)
     except ValueError as e:
         raise BootStateInvalid(f"cannot tell the boot state: --pcrs {e}") from e
     conf: config.Config = verbs.config_or_default(args)[1]

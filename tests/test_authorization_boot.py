@@ -113,6 +113,13 @@ def test_iotedge_is_told_what_its_tpm_service_needs(make_device: MakeDevice) -> 
     wanted = {name: found[f"tpm-{name}-auth"] for name in ("owner", "endorsement")}
     assert told["hierarchy_authorization"] == wanted
     assert all("already done" in line for line in provisioned(device))
+    tools = Tools(device.tcti, device.directory)
+    for name, password in wanted.items():
+        tools("changeauth", "-c", name[0], "-p", password)
+    device.configure({"tpm": {"authorization": {}}})
+    provisioned(device)  # what was taken back is not told any more
+    text = (device.aziot / "config.toml").read_text()
+    assert not [password for password in wanted.values() if password in text]
 
 
 def test_the_escrow_is_opened_as_the_manual_says(make_device: MakeDevice) -> None:

@@ -1,5 +1,6 @@
 """Where passwords of the TPM are kept: the escrow, and the credentials of the host."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from agent.authorization.kept import directory
 from agent.errors import (
     EscrowUnusable,
     HostKeyMissing,
+    PathUnusable,
     SealedToAnotherTpm,
 )
 from tests.lab import pki
@@ -60,11 +62,14 @@ vg3xD6jWQAAa6TIiJEaMqxvoQE4d/sV47MN3bYc/9rhEtRtdkhsFIAN9sg==
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "-----BEGIN CERTIFICATE-----\n", "weak", "ed25519", SM2, "private"]
+    "text", [None, "", "-----BEGIN CERTIFICATE-----\n", "weak", "ed25519", SM2, "private", "pipe"]
 )
 def test_without_an_escrow_nothing_is_set(home: Home, text: str | None) -> None:
     if text is None:
         home.owner.public.unlink()
+    elif text == "pipe":  # nobody waits for it
+        home.owner.public.unlink()
+        os.mkfifo(home.owner.public)
     elif text == "weak":
         home.owner.have(rsa.generate_private_key(65537, 1024))  # noqa: S505
     elif text == "private":
@@ -73,7 +78,7 @@ def test_without_an_escrow_nothing_is_set(home: Home, text: str | None) -> None:
         home.owner.public.write_bytes(both)
     else:
         home.owner.public.write_text(text)
-    error = home.refused(EscrowUnusable)
+    error = home.refused(PathUnusable if text == "pipe" else EscrowUnusable)
     assert str(home.owner.public) in error.remedy
     assert home.set() == set()
     assert not directory(home.state).exists()

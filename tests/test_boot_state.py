@@ -195,6 +195,8 @@ def test_the_boot_state_is_told_to_whoever_asks(device: Device) -> None:
     assert "any program sets" not in told.stderr
     free = device.agent("boot-state", "--pcrs", "sha256:7,16,23").stderr
     assert "any program sets PCR 16, PCR 23 to what it wants" in free
+    both = device.agent("boot-state", "--pcrs", "sha256:0,2,7", "--state", "fw.json")
+    assert (both.returncode, "not allowed with argument" in both.stderr) == (2, True), both.stderr
 
 
 def test_a_state_that_was_computed_is_signed_before_anything_has_booted_it(

@@ -269,6 +269,17 @@ def test_a_file_that_is_not_what_its_name_says_is_named(
         bound.sign(IDEVID, DIGEST, "sha256")
 
 
+def test_nobody_waits_for_a_pipe(bound: Tpm, maker: Maker) -> None:
+    maker.approve(bound)
+    for name in ("v0.json", "a.pem"):
+        os.mkfifo(maker.released / name)
+    assert bound.sign(IDEVID, DIGEST, "sha256")
+    (maker.released / "v1.sig").unlink()
+    (maker.released / "v0.json").rename(maker.released / "v1.sig")
+    with pytest.raises(ApprovalUnreadable, match=r"v1\.sig': Not a regular file"):
+        bound.sign(IDEVID, DIGEST, "sha256")
+
+
 def test_a_signature_that_is_not_there_is_named(bound: Tpm, maker: Maker) -> None:
     maker.approve(bound)
     (maker.released / "v1.sig").unlink()

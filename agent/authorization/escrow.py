@@ -37,11 +37,11 @@ def _about(state: State) -> Path:
 
 def recipient(path: Path) -> tuple[cms.Recipient, bytes]:
     """The owner's key and its identifier; PEM, a public key or a certificate. Raises
-    EscrowUnusable, NoPermission."""
-    data = store.read(path)
+    EscrowUnusable, NoPermission, PathUnusable."""
+    data = store.read(path, LARGEST)
     try:
-        if data is None or len(data) > LARGEST:
-            raise ValueError("there is no such file" if data is None else "it is too long")
+        if data is None:
+            raise ValueError("there is no such file")
         if b"PRIVATE KEY" in data:
             raise ValueError("there is a private key in it, which must not be on any device")
         key, name = _of_certificate(data) if b"CERTIFICATE" in data else _of_key(data)

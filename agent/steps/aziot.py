@@ -93,13 +93,14 @@ def desired(
 
 def hierarchy_auths(existing: bytes | None, tpm: Tpm | None) -> dict[str, bytes]:
     """The passwords of the TPM's hierarchies that IoT Edge is told, by 'owner' and 'endorsement';
-    empty if there is none. `existing`, `tpm`: as for `desired`."""
+    empty if there is none. `existing`, `tpm`: as for `desired`; one that was taken back is not
+    believed, though the file still has it."""
     known = aziot_config.secrets_in(existing) if existing else {}
-    kept = tpm.auths if tpm else {}
+    there, kept = (tpm.passwords_set(), tpm.auths) if tpm else ({*known}, {})
     return {
         name: credentials.optional(f"tpm-{name}-auth")
         or kept.get(name)
-        or known.get(name, "").encode()
+        or (known.get(name, "").encode() if name in there else b"")
         for name in ("owner", "endorsement")
     }
 

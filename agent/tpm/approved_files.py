@@ -6,7 +6,9 @@ The makers' public keys, *.pem; and for each approved boot state NAME.json, whic
 
 from pathlib import Path
 
+from agent import store
 from agent.errors import (
+    AgentError,
     ApprovalForged,
     ApprovalsAbsent,
     ApprovalUnreadable,
@@ -145,13 +147,9 @@ def _files(directory: Path, suffix: str) -> list[Path]:
 
 def _read(file: Path) -> bytes:
     try:
-        with file.open("rb") as opened:
-            data = opened.read(LARGEST + 1)
-    except OSError as e:
-        why = f"cannot read '{file}': {e.strerror}"
-        raise ApprovalUnreadable(why, path=file) from e
-    if len(data) > LARGEST:
-        raise ApprovalUnreadable(
-            f"cannot read '{file}': it has more than {LARGEST} bytes", path=file
-        )
+        data = store.read(file, LARGEST)
+    except AgentError as e:
+        raise ApprovalUnreadable(str(e), path=file) from e
+    if data is None:
+        raise ApprovalUnreadable(f"cannot read '{file}': No such file or directory", path=file)
     return data
