@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__, boot_state, config_factory, events, journal, nap, schema, verbs
-from agent.errors import AgentError
+from agent.errors import AgentError, DeviceSoftware
 from agent.receipt import verb as receipt_verb
 from agent.reset import verb as reset_verb
 from agent.terminal import Parser
@@ -269,6 +269,9 @@ def _main() -> int:
         if args.verb is verbs.provision:
             nap.after(e)
         return e.status
+    except ModuleNotFoundError as e:
+        _explain(DeviceSoftware(f"cannot go on: there is no {e.name}"))
+        return DeviceSoftware.status
     except Exception as e:
         log.exception("a bug of tpm2cloud:")
         _explain(AgentError(f"cannot go on: {type(e).__name__}"))

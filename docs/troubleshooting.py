@@ -16,7 +16,7 @@ PLACES = {
         "config", "certificate-file", "certificate-of", "secret", "credential", "trust", "ca",
         "root", "device-id", "hostname", "path", "payload", "user", "unit", "disk", "export",
         "product", "no-permission", "read-only", "busy", "stopped", "systemctl", "network-process",
-        "proxy-unusable", "issuer", "internal", "key-of",
+        "proxy-unusable", "issuer", "internal", "key-of", "device-software",
     ),
     "The clock": ("clock", "dps-clock", "tls-dates", "tls-expired"),
     "The TPM": (

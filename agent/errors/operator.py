@@ -17,6 +17,13 @@ class OperatorSoftware(ConfigError):
     remedy = "Install them, in a checkout of tpm2cloud: pip install '.[operator]'"
 
 
+class DeviceSoftware(ConfigError):
+    """A package for Python that this needs is not installed: tpm2-pytss is on devices only."""
+
+    code = "device-software"
+    remedy = "Install the Debian package; or, in a checkout of tpm2cloud: pip install '.[device]'"
+
+
 class DestroyUnconfirmed(ConfigError):
     """Nobody has confirmed that what was deployed in Azure is to be removed."""
 
