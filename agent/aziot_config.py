@@ -7,8 +7,9 @@ serde ignores what it does not know there, and silently drops a certificate/key 
 cannot parse one half: nothing would tell us of a mistake.
 """
 
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,11 +138,7 @@ class Desired:
 
 def percent(text: str) -> str:
     """Everything but [A-Za-z0-9] as %XX of its UTF-8, as the services themselves write it."""
-    return "".join(c if c.isascii() and c.isalnum() else _hex(c) for c in text)
-
-
-def _hex(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode())
+    return re.sub("[^A-Za-z0-9]", lambda c: "".join(f"%{each:02X}" for each in c[0].encode()), text)
 
 
 def render(existing: bytes, desired: Desired, path: Path) -> bytes:
@@ -156,9 +153,11 @@ def render(existing: bytes, desired: Desired, path: Path) -> bytes:
     return f"{_HEAD}{', '.join(areas)}\n{edit(body, wanted, gone)}".encode()
 
 
-def released(existing: bytes, path: Path) -> bytes:
-    """The text of `path` without what we answer for. Raises AziotConfigInvalid if it is no TOML."""
+def released(existing: bytes, path: Path, also: Collection[str] = ()) -> bytes:
+    """The text of `path` without what we answer for by its first line, and `also` (areas()). Raises
+    AziotConfigInvalid if it is no TOML."""
     before, body = _open(existing, path)
+    before.update(also)
     text = edit(body, {}, [key for key in (*_OURS, *_ALWAYS) if _area(key) in before]).rstrip()
     return (f"{text}\n".encode() if text else b"") if before else existing
 

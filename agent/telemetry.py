@@ -26,6 +26,8 @@ from agent.errors import (
     MessageTooLarge,
     NeverProvisioned,
     Refused,
+    ResetUnderWay,
+    ResetWaits,
     TelemetryUnfinished,
     TlsClientRefused,
     TpmError,
@@ -42,6 +44,7 @@ STEADY = 60.0  # seconds that a connection lasts before the troubles that it had
 SOON = 30.0  # seconds; another run may have ended by then, and DPS may be there
 PASSING = {Later.status, Refused.status, TpmError.status}  # a TPM is reset, its daemon restarted
 NOT_US = (HubRefused, TlsClientRefused)
+LET_GO = (ResetUnderWay, ResetWaits)
 
 
 @dataclass
@@ -87,6 +90,7 @@ class Post:
     _not_before: float = 0.0
     _clock: AgentError | None = None  # why DPS could not help, if it is this device's clock
     _hand: Message | None = None
+    _let_go: bool = False  # what was read is its owner's, and not for the next one's hub
     _shelf: Shelf = field(init=False)
 
     def run(self, source: Source) -> Tally:
@@ -99,7 +103,7 @@ class Post:
             self._all(source)
         finally:
             self.tally.begun = bool(source.part)
-            self.tally.kept = self._shelf.put(self._hand)
+            self.tally.kept = not self._let_go and self._shelf.put(self._hand)
         if not self.wake.stopped:
             return self._end()
         lost = not self.tally.kept or (source.pipe is None and not source.ended)
@@ -177,6 +181,9 @@ class Post:
     def _trouble(self, error: AgentError) -> None:
         """Waits, or raises what cannot be waited for."""
         self.link.close()
+        self._let_go = isinstance(error, LET_GO)
+        if self._let_go:
+            raise error
         self._shelf.put(self._hand)
         self._count()
         try:

@@ -14,6 +14,7 @@ from agent import config, hub, inputs, network, store, x509
 from agent.config import Config
 from agent.errors import NeverProvisioned, Stopped
 from agent.hub import ByCertificate, ByToken, Hub, Where
+from agent.reset import mark
 from agent.state import State
 from agent.steps import assigned, assignment, ldevid, ldevid_key, preflight
 from agent.steps.assigned import Assignment, Key
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Open = Callable[[Path | None], AbstractContextManager[Tpm]]
+LOOK = 30.0  # seconds after which somebody who is connected asks whose the device is
 NEAR = 2.0  # seconds; a turn that is further off is not waited for with the lock in hand
 
 
@@ -47,8 +49,10 @@ class Link:
         self.name = "the hub"  # until it is known
 
     def keep(self) -> bool:
-        """Connected, with a token that lasts; whether it was not before. Raises what Hub does, and
-        NeverProvisioned."""
+        """Connected, with a token that lasts; whether it was not before. Raises what Hub does,
+        NeverProvisioned, and ResetUnderWay and ResetWaits for a device that was let go meanwhile:
+        whoever did knows only of the units."""
+        mark.admit(self._device.conf, self._device.state)
         if self._hub is None:
             self._hub = self._connected()
             return True
@@ -62,7 +66,7 @@ class Link:
 
     def due(self) -> float:
         """Seconds until `keep` should be called."""
-        return self._hub.due() if self._hub else 0
+        return min(self._hub.due(), LOOK) if self._hub else 0
 
     def close(self) -> None:
         if self._hub is not None:

@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -231,9 +232,29 @@ def test_without_iot_edge_the_key_for_the_hub_goes_and_a_strangers_only_if_someb
 
     back = device.agent("provision", "--again")  # to the same owner
     assert back.returncode == 0, back.stderr
-    (device.state / "assignment.json").unlink()
-    assert "0x81000100" not in let_go(device, "--decommission")["stays"]["tpm"]
-    assert public(device, HUB_KEY) is None
+    with sending(device) as agent:
+        (device.state / "assignment.json").unlink()
+        assert "0x81000100" not in let_go(device, "--decommission")["stays"]["tpm"]
+        assert public(device, HUB_KEY) is None
+        _, said = agent.communicate("one more\n")
+    assert (agent.returncode, "[reset-waits]" in said) == (78, True), said
+    assert not (device.state / "telemetry.json").exists()
+
+
+@contextmanager
+def sending(device: Device) -> Iterator[subprocess.Popen[str]]:
+    """By hand, connected: no unit that a reset could stop."""
+    with subprocess.Popen(
+        device.agent_command("telemetry"),
+        env=device.environment(),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as agent:
+        assert agent.stderr
+        while "connected to" not in agent.stderr.readline():
+            assert agent.poll() is None
+        yield agent
 
 
 # --- asked first ---

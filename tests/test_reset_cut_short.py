@@ -11,6 +11,7 @@ import pytest
 
 from agent import aziot_config, store
 from agent.aziot_config import Basic, Desired, Est, TpmAttestation
+from agent.aziot_ours import Ours
 from agent.config import load
 from agent.errors import ResetUnderWay
 from agent.reset import acts, handover, mark
@@ -45,12 +46,14 @@ def test_what_iot_edge_had_goes_even_if_the_device_was_to_be_without_it(
     device = make_device()
     provisioned(device)
     assert list(device.edge.glob("certd/certs/*"))
+    config = device.aziot / "config.toml"  # without the line that says what is ours
+    config.write_bytes(config.read_bytes().partition(b"\n")[2])
     static = {"operational": {"issued_by": "static"}}
     device.configure({"device": {"target": "device"}, **static})
     told = let_go(device)
     assert not list(device.edge.glob("certd/certs/*"))
     assert not list(device.edge.glob("keyd/keys/*"))
-    assert b"pkcs11" not in (store.read(device.aziot / "config.toml") or b"")
+    assert store.read(config) is None
     whats = {each["what"] for each in told["hand_over"]["certificates"]}
     assert any(what.startswith("IoT Edge") for what in whats)
     assert told["hand_over"]["registration"]["hub"]
@@ -92,7 +95,8 @@ def test_what_a_killed_run_left_beside_a_file_goes_with_it(make_device: MakeDevi
     wanted = Desired(registration_id="d", id_scope="0neA", identity=TpmAttestation(), est=est)
     path = aziot.file(conf)
     part = pki.write_private(store.part_of(path), aziot_config.render(b"", wanted, path))
-    run(acts._aziot_config(conf))
+    ours = Ours(None, frozenset(), frozenset(), device.state, edge_ca=False)
+    run(acts._aziot_config(conf, ours))
     assert not part.exists()
 
     token = forgetting.unfinished(conf.pkcs11.store)

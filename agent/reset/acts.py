@@ -10,7 +10,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from agent import aziot, aziot_config, pkcs11, store
+from agent import aziot, aziot_config, aziot_ours, pkcs11, store
 from agent.config import Config
 from agent.health import services, told
 from agent.reset.mark import Mark
@@ -53,7 +53,7 @@ def _rest(conf: Config, tpm: Tpm | None, state: State, mark: Mark) -> Iterator[S
     kept = partial(_edge, conf, edge, forgetting.CERTIFICATES)
     yield _gone("certificates", lambda: [*_certificates(state), *burnt, *kept()])
     if edge:
-        yield _aziot_config(conf)
+        yield _aziot_config(conf, _ours(conf, state, mark))
     if tpm:
         yield _passwords(tpm, state, elsewhere=mark.elsewhere)
     names = partial(_edge, conf, edge, forgetting.NAMES)
@@ -149,7 +149,20 @@ def _below(directory: Path) -> list[Path]:
         return sorted(directory.iterdir()) if directory.is_dir() else []
 
 
-def _aziot_config(conf: Config) -> Step:
+def _ours(conf: Config, state: State, mark: Mark) -> aziot_ours.Ours:
+    """Who the device was, the mark still knows when the rest has gone."""
+    asked = mark.hand_over["registration"] or {}
+    named = (asked.get("id"), asked.get("id_scope"))
+    return aziot_ours.Ours(
+        who=(str(named[0]), str(named[1])) if all(named) else None,
+        tokens=frozenset(label for _, label in made(conf.pkcs11, state)),
+        est=frozenset([conf.operational.url] if conf.operational and conf.operational.url else []),
+        state=state.directory,
+        edge_ca=conf.edge_ca is not None,
+    )
+
+
+def _aziot_config(conf: Config, ours: aziot_ours.Ours) -> Step:
     """What IoT Edge's owner had in it besides stays: a copy of hers from before may hold an older
     identity, and one of an edit between has ours; so has what a killed run left of any."""
     path = file(conf)
@@ -157,15 +170,18 @@ def _aziot_config(conf: Config) -> Step:
     whole = [path, *(path.with_name(f"{path.name}{end}") for end in ends)]
     copies = [*whole[1:], *map(store.part_of, whole)]
 
+    def rest(existing: bytes) -> bytes:
+        return aziot_config.released(existing, path, aziot_ours.areas(existing, ours))
+
     def done() -> str | None:
         existing = store.read(path)
-        clean = existing is None or aziot_config.released(existing, path) == existing
+        clean = existing is None or rest(existing) == existing
         return f"nothing of ours in {path}" if clean and not _there(copies) else None
 
     def apply() -> None:
         existing = store.read(path)
-        if existing is not None and (rest := aziot_config.released(existing, path)) != existing:
-            store.write(path, rest) if rest else store.remove(path)
+        if existing is not None and (left := rest(existing)) != existing:
+            store.write(path, left) if left else store.remove(path)
         for copy in _there(copies):
             store.remove(copy)
 

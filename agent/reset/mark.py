@@ -133,9 +133,9 @@ def refuse(state: State) -> None:
 
 
 def admit(conf: Config, state: State, *, again: bool = False) -> None:
-    """Before a device is provisioned: not before a reset has come to its end, nor for an owner who
-    has let it go, unless somebody wants it `again`. That is remembered by `wanted`, for the next
-    boot. Raises ResetUnderWay, ResetWaits."""
+    """Before a device is provisioned, or used: not before a reset has come to its end, nor for an
+    owner who has let it go, unless somebody wants it `again`. That is remembered by `wanted`, for
+    the next boot. Raises ResetUnderWay, ResetWaits."""
     if (mark := _read(state)) is None:
         return
     _begun(mark)
