@@ -172,6 +172,15 @@ def test_a_server_that_stays_busy_is_told_in_the_end(tool: Tool, azure: Azure) -
     assert "[azure-busy]" in busy.err
 
 
+def test_each_write_may_be_done_without_an_answer(tool: Tool, azure: Azure) -> None:
+    """It is sent again, and refused for what it has done."""
+    azure.behave(only="^PUT ", cut_at=[1, 3, 5, 7, 9, 11], polls=2)
+    made = tool("deploy")
+    assert made.status == 0, made.err
+    assert len([x for x in azure.requests() if x["status"] == 0]) == 6
+    assert len(azure.changes()) == 6
+
+
 def test_a_key_is_asked_for_again_though_nobody_says_when(tool: Tool, azure: Azure) -> None:
     for of in ("IotHubs", "provisioningServices"):
         azure.behave(only=f"POST .*/{of}/.*/listkeys$", throttle=1, retry_after=None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -30,21 +30,17 @@ def steps(arm: Arm, fetched: CasOf | None) -> list[Step]:
     found = [_group(arm), _hub(arm), _dps(arm)]
     if fetched is not None:
         found += [_certificates(arm, fetched), _enrolment_group(arm, fetched)]
-    return [_looked_into(step) for step in found]
+    return [replace(step, apply=partial(_written, step.apply, step.done)) for step in found]
 
 
-def _looked_into(step: Step) -> Step:
+def _written(write: Callable[[], None], done: Callable[[], object]) -> None:
     """A write whose answer got lost is sent again, and then refused for what it has done itself;
     or somebody else has done the same. What is there says whether anything is left to do."""
-
-    def apply() -> None:
-        try:
-            step.apply()
-        except (AzureChanged, AzureRefused):
-            if step.done() is None:
-                raise
-
-    return replace(step, apply=apply)
+    try:
+        write()
+    except (AzureChanged, AzureRefused):
+        if not done():
+            raise
 
 
 def certificates(arm: Arm, fetched: CasOf) -> list[dict[str, Any]]:
@@ -136,10 +132,14 @@ def _certificates(arm: Arm, fetched: CasOf) -> Step:
             return None
         return ", ".join(cas.name(each) for each in fetched().trusted)
 
+    def upload(each: Certificate) -> None:
+        der = each.public_bytes(Encoding.DER)
+        _written(lambda: arm.upload(cas.name(each), der), lambda: each not in missing())
+
     def apply() -> None:
         _writable(arm)
         for each in missing():
-            arm.upload(cas.name(each), each.public_bytes(Encoding.DER))
+            upload(each)
         if left := missing():
             names = ", ".join(map(cas.name, left))
             raise AzureCaUnverified(f"cannot use {names}: DPS has it, but not as verified")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 LINK = "tpm2cloud-link"  # a tag on DPS: by which key it is linked with the hub, as `Link.mark`
@@ -14,7 +14,7 @@ class Link:
     """How DPS gets into the hub."""
 
     host: str
-    connection: str  # secret
+    connection: str = field(repr=False)  # it holds the key
     location: str
 
     @property

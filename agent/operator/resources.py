@@ -17,7 +17,7 @@ from azure.mgmt.iothub.v2023_06_30 import models
 from azure.mgmt.iothubprovisioningservices import IotDpsClient
 from azure.mgmt.resource.resources import ResourceManagementClient
 
-from agent.errors import AzureChanged, AzureDiffers, AzureFailed
+from agent.errors import AzureChanged, AzureDiffers, AzureFailed, AzureRefused
 from agent.operator import azure
 from agent.operator.link import LINK, OWNER, Link, opening
 from agent.operator.settings import TAG, Operator
@@ -206,21 +206,21 @@ class Arm:
     def _through(
         self, doing: str, start: Callable[[], Any], look: Callable[[], Any | None]
     ) -> None:
-        """To its end, be it begun by us, by an earlier run that was cut off, or by somebody else,
-        who was faster. Raises AzureChanged for that one."""
-        faster = None
+        """To its end, be it begun by us, by an earlier run that was cut off, by somebody else who
+        was faster, or by a request whose answer got lost: what refused us is raised then."""
+        refused = None
         if not self._at_work(look()):
             try:
                 with azure.speaking(doing):
                     self._wait(doing, start())
-            except AzureChanged as e:
-                faster = e
+            except (AzureChanged, AzureRefused) as e:
+                refused = e
         since = time.monotonic()
         while self._at_work(now := look()):
             since = _told(doing, since)
             time.sleep(self._poll)
-        if faster is not None:
-            raise faster
+        if refused is not None:
+            raise refused
         if now is not None and state(now) in BROKEN:
             raise AzureFailed(f"cannot {doing}: Azure says '{state(now)}' of it")
 
