@@ -14,7 +14,6 @@ import pytest
 from agent import config
 from agent.config_files import effective
 from agent.operator import cas, settings
-from agent.operator.resources import Arm
 from tests.lab import pki, process
 from tests.lab.azure import Azure
 from tests.lab.desk import DPS, GROUP, HUB, Desk, Tool, until
@@ -251,20 +250,6 @@ def test_who_is_not_known_is_told_and_no_secret_is(
     assert "SharedAccess" not in made.err + made.out
 
 
-def test_another_ca_under_the_name_of_ours_is_not_taken_for_it(
-    tool: Tool, azure: Azure, operations: pki.Authority
-) -> None:
-    azure.behave(forbidden="PUT .*/certificates/")
-    assert tool("deploy").status == 76
-    azure.behave()
-    name, stranger = cas.name(operations.certificate), pki.root("Somebody else").certificate
-    Arm(settings.load(tool.desk.file)).upload(name, pki.der(stranger))
-    refused = tool("deploy")
-    assert refused.status == 78
-    assert "what DPS has by this name is another one" in refused.err
-    assert azure.groups(DPS) == []
-
-
 def test_without_the_packages_of_azure_it_says_how_to_get_them(desk: Desk) -> None:
     code = (
         "import sys; sys.modules['azure.core'] = None; from agent.operator import cli; "
@@ -295,5 +280,9 @@ def test_a_configuration_says_all_that_is_wrong_with_it(desk: Desk, tool: Tool) 
     assert refused.status == 78
     for each in ("azure.resource_group: required", "dsp: unknown setting, did you mean dps?"):
         assert each in refused.err
-    desk.write(hub="sku = 'B1'")
-    assert "hub.sku: must be S1, S2, S3 or F1 for devices with IoT Edge" in tool("plan").err
+    for hub, what in {
+        "sku = 'B1'": "hub.sku: must be S1, S2, S3 or F1 for devices with IoT Edge",
+        "sku = 'F1'\nunits = 2": "hub.units: must be 1 for F1",
+    }.items():
+        desk.write(hub=hub)
+        assert what in tool("plan").err

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.operator import cas, settings
 from agent.operator.link import LINK
+from agent.operator.resources import Arm
 from tests.lab import pki
 from tests.lab.azure import Azure
 from tests.lab.azure_sdk import Sdk
@@ -88,6 +90,20 @@ def test_only_the_certificates_that_were_meant_are_uploaded(
     assert len([at for at in azure.resources() if "/certificates/" in at]) == 1
     tool.desk.write(est="issuing = ['AB:CD']")
     assert "est.issuing: must be SHA-256 fingerprints" in tool("plan").err
+
+
+def test_another_ca_under_the_name_of_ours_is_not_taken_for_it(
+    tool: Tool, azure: Azure, operations: pki.Authority
+) -> None:
+    azure.behave(forbidden="PUT .*/certificates/")
+    assert tool("deploy").status == 76
+    azure.behave()
+    name, stranger = cas.name(operations.certificate), pki.root("Somebody else").certificate
+    Arm(settings.load(tool.desk.file)).upload(name, pki.der(stranger))
+    refused = tool("deploy")
+    assert refused.status == 78
+    assert "what DPS has by this name is another one" in refused.err
+    assert azure.groups(DPS) == []
 
 
 # --- the link ---
