@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import x509
-from agent.errors import ReceiptInvalid
-from agent.receipt import facts, lines, shown
+from agent.errors import ReceiptInvalid, ReceiptOfAnother, ReceiptOlder
+from agent.receipt import facts, lines, proof, shown
 from agent.state import State
 from tests.lab import pki
 from tests.test_config import GOOD, load
@@ -32,15 +32,16 @@ def quote(body: bytes) -> bytes:
     return head + b"".join(sized) + clock + registers + struct.pack(">H", 32) + digest
 
 
-def receipt(header: Line | None = None, *events: Line) -> bytes:
+def receipt(header: Line | None = None, *events: Line, ek: lines.Ek | None = None) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     parts = ("after", "idevid", "ek", "srk")
     said = {**dict.fromkeys(parts), "receipt": 1, "signer": "iak", **(header or {})}
     said["key"] = lines.text(x509.spki(key.public_key()))
+    said["ek"] = sha256(ek.written()).hexdigest() if ek else said["ek"]
     body = lines.chained(b"", [said, *({**EVENT, **each} for each in events or ({},))])
     signed = quote(body)
     signature = key.sign(signed, ec.ECDSA(hashes.SHA256()))
-    return lines.sealed(body, signed, signature, VALUES, None)
+    return lines.sealed(body, signed, signature, VALUES, ek)
 
 
 def changed(**seal: object) -> bytes:
@@ -122,3 +123,19 @@ def test_a_hub_is_not_taken_over_from_another_registration(tmp_path: Path) -> No
     assert facts.now(here, "dev", before, ask=False)["hub"] == hub
     for other in ({"id_scope": "0neOTHER"}, {"registration_id": "dev-2"}, {"endpoint": "x"}):
         assert facts.now(here, "dev", {**before, **other}, ask=False)["hub"] is None
+
+
+def test_that_one_is_begun_after_another_makes_it_none_of_the_same_device() -> None:
+    """A disk that was moved has the receipt of the board before. The same EK is the same device."""
+    one, other = (lines.Ek(b"\0\4\0\1\0\x0b" + each, (), bytes(32)) for each in (b"1", b"2"))
+    for earlier, now in ((None, None), (one, other), (one, None)):
+        kept = receipt(ek=earlier)
+        later = lines.parse(receipt({"after": sha256(kept).hexdigest()}, ek=now))
+        with pytest.raises(ReceiptOfAnother, match="do not name the same EK"):
+            proof.follows(later, kept, lines.parse(kept), 0)
+    kept = receipt(ek=one)
+    later = lines.parse(receipt({"after": sha256(kept).hexdigest()}, ek=one))
+    key = sha256(x509.spki(lines.parse(kept).key)).hexdigest()
+    assert key in proof.follows(later, kept, lines.parse(kept), 0)[0]
+    with pytest.raises(ReceiptOlder):
+        proof.follows(lines.parse(receipt(ek=one)), kept, lines.parse(kept), 0)

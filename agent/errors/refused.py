@@ -278,7 +278,17 @@ class ReceiptUnproven(Refused):
 
 
 class ReceiptOlder(Refused):
-    """A receipt is sound, but an older one than what is known of this device, or of another."""
+    """A receipt is sound, but an older one than what is known of this device."""
 
     code = "receipt-older"
     remedy = "Get the present one from the device: tpm2cloud receipt export"
+
+
+class ReceiptOfAnother(Refused):
+    """A receipt is sound, but nothing shows that it is of the same device as the one before it."""
+
+    code = "receipt-of-another"
+    remedy = (
+        "Compare it with what was kept of the same device (tpm2cloud receipt show FILE). If a disk "
+        "was moved, or TPM and IDevID are other ones: it is the receipt of another; without --after"
+    )

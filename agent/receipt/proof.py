@@ -21,6 +21,7 @@ from cryptography.x509 import Certificate
 from agent import makers, x509, x509_der, x509_ek, x509_path
 from agent.errors import (
     ReceiptInvalid,
+    ReceiptOfAnother,
     ReceiptOlder,
     ReceiptUnchallenged,
     ReceiptUnproven,
@@ -173,15 +174,41 @@ def _answered(receipt: Receipt, leaf: Issued, answer: Answer) -> None:
 # --- the newest? ---
 
 
-def follows(receipt: Receipt, former: bytes | None, earlier: Receipt | None, least: int) -> None:
+def follows(
+    receipt: Receipt, former: bytes | None, earlier: Receipt | None, least: int
+) -> list[str]:
     """Nothing in a receipt tells that there is a newer one; what is known besides does. `former`,
-    `earlier`: one that was kept, as it came, and read. `least`: lines. Raises ReceiptOlder."""
+    `earlier`: one that was kept, as it came, and read. `least`: lines. In sentences, by what it is
+    of the same device, if another key has signed. Raises ReceiptOlder, ReceiptOfAnother."""
     if receipt.length < least:
         why = f"it has {receipt.length} lines, and there were {least}"
         raise ReceiptOlder(f"cannot take this receipt for the present one: {why}")
-    if former is None or earlier is None:
-        return
-    begun_after = receipt.header["after"] == sha256(former).hexdigest()
-    if not (begun_after or receipt.body.startswith(earlier.body)):
+    if former is None or earlier is None or receipt.body.startswith(earlier.body):
+        return []
+    told = _same_device(receipt, earlier)
+    if receipt.header["after"] != sha256(former).hexdigest():
         why = "it does not go on from the one that was kept"
         raise ReceiptOlder(f"cannot take this receipt for the present one: {why}")
+    return told
+
+
+def _same_device(receipt: Receipt, earlier: Receipt) -> list[str]:
+    """A disk takes its receipt with it, and the next one is begun after that: by another board."""
+    if receipt.header["key"] == earlier.header["key"]:
+        return []
+    before, now = _signer(earlier), _signer(receipt)
+    if receipt.ek is None or earlier.ek is None or receipt.ek.name != earlier.ek.name:
+        raise ReceiptOfAnother(
+            "cannot take this receipt for one of the same device: the one that was kept is signed "
+            f"by {before}, this one by {now}, and they do not name the same EK"
+        )
+    return [f"names the same EK as the one that was kept, which is signed by {before}"]
+
+
+def _signer(receipt: Receipt) -> str:
+    digest = sha256(x509.spki(receipt.key)).hexdigest()
+    try:
+        of = f"the IDevID of {x509.describe(x509.parse(receipt.idevid[0])[0])}, "
+    except (IndexError, *x509.NONSENSE):
+        of = ""
+    return f"{of}key sha256:{digest}"

@@ -60,7 +60,7 @@ def _verify(actions: Any) -> None:
     add.add_argument("--json", action="store_true", help="for programs")
     help = "how many lines it had once: refuse an older one"
     add.add_argument("--at-least", type=int, default=0, metavar="N", help=help)
-    help = "a receipt of this device that was kept: refuse one that does not go on from it"
+    help = "one that was kept: refuse one of another device, or that does not go on from it"
     add.add_argument("--after", type=Path, metavar="FILE", help=help)
     help = "what was kept of a challenge, if the receipt is signed by an attestation key"
     add.add_argument("--secret", type=Path, metavar="FILE", help=help)
@@ -123,16 +123,13 @@ def export(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     from agent.receipt import lines, proof, shown
 
-    found, former = _receipt(args.file), None
-    if args.after:
-        former = _read(args.after)
-        proof.follows(found, former, lines.parse(former), args.at_least)
-    else:
-        proof.follows(found, None, None, args.at_least)
+    found, former = _receipt(args.file), _read(args.after) if args.after else None
+    earlier = lines.parse(former) if former is not None else None
+    same = proof.follows(found, former, earlier, args.at_least)
     given = None
     if args.answer and args.secret:
         given = proof.Answer(_read(args.answer), _read(args.secret))
-    told = shown.as_json(found, proof.proven(found, args.trust, given))
+    told = shown.as_json(found, [*proof.proven(found, args.trust, given), *same])
     say(json.dumps(told, indent=2) if args.json else "\n".join(shown.as_text(told)))
     return 0
 
