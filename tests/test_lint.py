@@ -222,6 +222,17 @@ PROVOKED: dict[str, Callable[[Root], object]] = {
     "trust-too-new": lambda r: r.trust(starts=10),
     "trust-unshared": lambda r: (r.path / "etc/tpm2cloud/operational-ca.pem").chmod(0o600),
     "roots-absent": lambda r: r.remove("etc/tpm2cloud/tpm-roots.d/maker.pem"),
+    "escrow-unusable": lambda r: r.passwords("lockout").unlink(),
+    "owner-hierarchy-needed": lambda r: (
+        r.passwords("owner"),
+        r.write("etc/crypttab", "root UUID=4711 none tpm2-device=auto\n"),
+    ),
+    "clevis-in-image": lambda r: (
+        r.passwords("owner"),
+        r.write("usr/bin/clevis-decrypt-tpm2", "", 0o755),
+    ),
+    "approvals-absent": lambda r: (r.path / r.approved() / "fw-1.0.json").unlink(),
+    "approval-unusable": lambda r: (r.path / r.approved() / "fw-1.0.sig").write_bytes(b"other"),
     "clock-floor-future": _in_2100,
     "clock-floor-old": _old,
 }
@@ -256,6 +267,15 @@ def test_what_is_wrong_alone_is_found_alone(code: str, root: Root) -> None:
     """And what follows from it: without a first boot nobody applies presets."""
     PROVOKED[code](root)
     assert root.codes() - {code} <= FOLLOWS.get(code, set())
+
+
+def test_passwords_and_approvals_as_the_manual_has_them_are_no_findings(root: Root) -> None:
+    root.passwords("owner")
+    root.write("etc/crypttab", "# root UUID=4711 none tpm2-device=auto\n")
+    at = root.approved()
+    assert root.codes() == set()
+    os.mkfifo(root.path / at / "fw-0.9.json")
+    assert root.codes() == {"unseen"}  # and nobody waits
 
 
 def test_every_code_is_unique_and_told_in_one_style() -> None:

@@ -26,6 +26,11 @@ def admit(name: str) -> None:
 
 def _opened_by_it() -> Iterator[Path]:
     for path in (CRYPTTAB, COMMAND_LINE):
-        lines = (store.read(path) or b"").decode(errors="replace").splitlines()
-        if any(OPTION in line for line in lines if not line.lstrip().startswith("#")):
+        if names((store.read(path) or b"").decode(errors="replace")):
             yield path
+
+
+def names(text: str) -> bool:
+    """Such a disk; comments aside."""
+    lines = text.splitlines()
+    return any(OPTION in line for line in lines if not line.lstrip().startswith("#"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.lint import (
+    authorization,
     clock,
     identity,
     leftovers,
@@ -35,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     *identity.CHECKS,
     *leftovers.CHECKS,
     *clock.CHECKS,
+    *authorization.CHECKS,
 )
 
 

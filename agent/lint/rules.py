@@ -435,6 +435,42 @@ ROOTS_ABSENT = Rule(
     "Put the roots of your TPMs' maker, PEM, one file each, into {at}",
 )
 
+# --- the TPM -------------------------------------------------------------------------------------
+
+ESCROW_UNUSABLE = Rule(
+    "escrow-unusable",
+    ERROR,
+    "The file that tpm.authorization.escrow names is missing, or no public key to encrypt to.",
+    "Put the owner's public key, or a certificate for it, PEM, into {at}",
+)
+OWNER_HIERARCHY_NEEDED = Rule(
+    "owner-hierarchy-needed",
+    ERROR,
+    "The owner hierarchy is to get a password, and a disk is opened by the TPM without one.",
+    "Set tpm.authorization.owner = 'leave', or take tpm2-device= out of {at}",
+)
+CLEVIS_IN_IMAGE = Rule(
+    "clevis-in-image",
+    WARNING,
+    "The owner hierarchy is to get a password, and Clevis, which has none, is in the image: a disk "
+    "that it has bound to the TPM stays closed.",
+    "Set tpm.authorization.owner = 'leave' if a disk is bound by it: clevis luks list -d DEVICE",
+)
+APPROVALS_ABSENT = Rule(
+    "approvals-absent",
+    WARNING,
+    "The directory that idevid.approvals names lacks a maker's public key, or an approved boot "
+    "state; unless the firmware brings it, an IDevID with such a policy does not work.",
+    "Copy the maker's public key, and for each state NAME.json and NAME.sig, into {at}",
+)
+APPROVAL_UNUSABLE = Rule(
+    "approval-unusable",
+    ERROR,
+    "A file of approved boot states is not what its name says, or not signed by a maker whose "
+    "public key is there.",
+    "Put the right one into {at}, or remove all three of its name: .json, .sig, .pem",
+)
+
 # --- the clock -----------------------------------------------------------------------------------
 
 CLOCK_FUTURE = Rule(

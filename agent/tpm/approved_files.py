@@ -38,7 +38,7 @@ def approval(tpm: Chip, policy: bytes, directory: Path) -> Approval:
     fitting = [(file, state) for file, state in states if not state.differs(now[state.selection])]
     for file, state in fitting:
         try:
-            signature = _read(file.with_suffix(".sig"))
+            signature = contents(file.with_suffix(".sig"))
         except ApprovalUnreadable as e:
             unreadable.append(e)
         else:
@@ -87,7 +87,7 @@ def _unapproved(
 def maker(file: Path) -> Maker:
     """Of a PEM file. Raises ApprovalUnreadable."""
     try:
-        return Maker.of_pem(_read(file))
+        return Maker.of_pem(contents(file))
     except ValueError as e:
         why = f"cannot use '{file}' as a maker's public key: {e}"
         raise ApprovalUnreadable(why, path=file) from e
@@ -118,7 +118,7 @@ def _states(directory: Path) -> tuple[list[tuple[Path, State]], list[ApprovalUnr
     found, wrong = [], []
     for file in _files(directory, ".json"):
         try:
-            found.append((file, _state(file)))
+            found.append((file, boot_state(file)))
         except ApprovalUnreadable as e:
             wrong.append(e)
     if not found and not wrong:
@@ -127,9 +127,10 @@ def _states(directory: Path) -> tuple[list[tuple[Path, State]], list[ApprovalUnr
     return found, wrong
 
 
-def _state(file: Path) -> State:
+def boot_state(file: Path) -> State:
+    """Of NAME.json. Raises ApprovalUnreadable."""
     try:
-        return State.of_json(_read(file))
+        return State.of_json(contents(file))
     except ValueError as e:
         why = f"cannot read the boot state in '{file}': {e}"
         raise ApprovalUnreadable(why, path=file) from e
@@ -145,7 +146,8 @@ def _files(directory: Path, suffix: str) -> list[Path]:
         raise ApprovalUnreadable(why, path=directory) from e
 
 
-def _read(file: Path) -> bytes:
+def contents(file: Path) -> bytes:
+    """Raises ApprovalUnreadable."""
     try:
         data = store.read(file, LARGEST)
     except AgentError as e:

@@ -1,12 +1,18 @@
 """The root directory of a golden image, as far as `tpm2cloud lint-image` looks: our units and IoT
 Edge's stand-in ones, a configuration, and for the rest empty files where packages have theirs."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from agent import config, lint
+from agent.tpm.approved import State
 from tests.lab import pki
 from tests.lab.aziot import units as aziot
 from tests.lab.process import TOP
@@ -38,6 +44,10 @@ EMPTY = {
     "usr/lib/tpm2cloud/lib/python3.11/site-packages/agent/__init__.py": 0o644,
     "usr/bin/python3.11": 0o755,
 }
+
+
+def _public(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 @dataclass
@@ -79,6 +89,22 @@ class Root:
         key, begin, length = self.ca.key.public_key(), timedelta(starts), timedelta(lasts)
         made = self.ca.issue(key, "CA", ca=True, usages=(), starts=begin, lasts=length)
         self.write(f"etc/tpm2cloud/{name}.pem", pki.pem(made))
+
+    def passwords(self, name: str) -> Path:
+        """The TPM is to get this one; returns the owner's public key."""
+        escrow = "/etc/tpm2cloud/escrow.pem"
+        self.add(f'[tpm.authorization]\n{name} = "random"\nescrow = "{escrow}"\n')
+        return self.write(escrow[1:], _public(ec.generate_private_key(ec.SECP256R1())))
+
+    def approved(self) -> str:
+        """A boot state, as docs/factory.md says; returns the directory."""
+        key, at = ec.generate_private_key(ec.SECP256R1()), "etc/tpm2cloud/boot-states.d"
+        self.write(f"{at}/maker.pem", _public(key))
+        told = json.dumps({"pcrs": "sha256:7", "values": {"7": "11" * 32}})
+        state = State.of_json(told.encode())
+        self.write(f"{at}/fw-1.0.json", told)
+        self.write(f"{at}/fw-1.0.sig", key.sign(state.to_sign, ec.ECDSA(hashes.SHA256())))
+        return at
 
     def remove(self, path: str) -> None:
         (self.path / path).unlink()
