@@ -37,7 +37,7 @@ def intended(device: Device, wanted: Wishes, before: Mark | None) -> Mark:
     """What was begun is finished as it was decided; what is wanted besides is added."""
     without = device.tpm is None
     if before and before.phase != "done":
-        wanted |= before.wishes
+        wanted |= _left(before)
         if wanted == before.wishes and without == before.without_tpm:
             return replace(before, phase="removing")
     now = _decided(device, wanted)
@@ -45,7 +45,7 @@ def intended(device: Device, wanted: Wishes, before: Mark | None) -> Mark:
         return now
     both = replace(
         now,
-        owners=tuple(dict.fromkeys([*before.owners, *now.owners])),
+        owners=_owners(before, now),
         hand_over=handover.merged(before.hand_over, now.hand_over),
         hub_keys={**before.hub_keys, **now.hub_keys},
         elsewhere=now.elsewhere,
@@ -57,6 +57,18 @@ def intended(device: Device, wanted: Wishes, before: Mark | None) -> Mark:
         keys={**before.keys, **_known(device, before), **now.keys},
         indices={**before.indices, **now.indices},
     )
+
+
+def _left(before: Mark) -> Wishes:
+    """Of what was wanted then. Who has the device now may have put another configuration there."""
+    return replace(before.wishes, configuration=False) if before.phase == "tpm" else before.wishes
+
+
+def _owners(before: Mark, now: Mark) -> tuple[str, ...]:
+    """Nobody had it in between, if that reset has not come to its end: what is configured by now is
+    the next owner's."""
+    more = now.owners if before.phase == "done" else ()
+    return tuple(dict.fromkeys([*before.owners, *more]))
 
 
 def _known(device: Device, before: Mark) -> dict[int, str]:
@@ -80,5 +92,6 @@ def _decided(device: Device, wanted: Wishes) -> Mark:
         hub_keys=decided.hub_keys(conf, state),
         files=tuple(files),
         without_tpm=tpm is None,
+        configured=device.configured,
         elsewhere=tpm is not None and same_tpm.made_elsewhere(tpm, state),
     )

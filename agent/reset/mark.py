@@ -45,7 +45,8 @@ class Mark:
     of what is there; `indices`: of the NV, with the SHA-256 of what they hold; `hub_keys`: names of
     keys for a hub ("": any), with the handles that they may be at. `files`: of the configuration.
     `hand_over`: see handover.py. `tcti`: where the TPM is. `without_tpm`: that is not asked.
-    `elsewhere`: what is here was made with another one."""
+    `elsewhere`: what is here was made with another one. `configured`: a configuration says where to
+    find things; else, an earlier reset has removed it, after them."""
 
     phase: Phase
     wishes: Wishes
@@ -59,6 +60,7 @@ class Mark:
     again: str | None = None
     without_tpm: bool = False
     elsewhere: bool = False
+    configured: bool = True
 
 
 def read(state: State) -> Mark | None:
@@ -84,6 +86,7 @@ def _parsed(found: Mapping[str, Any]) -> Mark:
         again=found["again"],
         without_tpm=found["without_tpm"],
         elsewhere=found["elsewhere"],
+        configured=found["configured"],
     )
 
 

@@ -90,8 +90,9 @@ def _wishes(args: argparse.Namespace) -> Wishes:
 def _looked(args: argparse.Namespace, state: State, before: Mark | None) -> int:
     from agent.reset.intended import Device
 
-    configured = before is None or _is_there(args.config)
-    conf = config.load(args.config) if configured else _unconfigured(before)
+    configured = _is_there(args.config)
+    needed = before is None or (before.phase == "removing" and before.configured)
+    conf = config.load(args.config) if configured or needed else _unconfigured(before)
     about = {"file": args.config, "configured": configured}
     if args.without_tpm:
         return _reset(args, Device(conf, None, state, **about), before)

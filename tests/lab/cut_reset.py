@@ -3,6 +3,8 @@
 Whenever that is: before anything has gone it is written down what goes and what is to be revoked,
 and the device is not provisioned by itself; no certificate has gone while its key is there; what is
 not the owner's stays as it is. At the end nothing is different from a reset that nobody disturbed.
+
+One without the TPM leaves what is in that as it is, and is not the end: `reset` alone is, then.
 """
 
 import json
@@ -26,6 +28,7 @@ from tests.lab.world import World
 
 # Written anew each time: a signature in it, a time, and what programs said.
 NOT_SAME = ("receipt.jsonl", "failure.json", "tpm", "edge", "credentials", "run")
+WITHOUT = "--without-tpm"
 OURS = {ldevid_key.HANDLE, HUB_KEY}  # what goes of the TPM in any case
 
 
@@ -74,7 +77,7 @@ class Reset:
 
     def __init__(self, world: World, directory: Path, wish: Wish, *arguments: str) -> None:
         self._arguments, self._trace = arguments, directory / "trace"
-        self._edge = wish.target == "edge"
+        self._edge, self._without_tpm = wish.target == "edge", WITHOUT in arguments
         self.device = Device(world, directory / "device", wish)
         self._kept = directory / "kept"
         self._provisioned()
@@ -129,6 +132,8 @@ class Reset:
             assert done.returncode == 0, done.stderr
             assert not (found := differences(end(device), self.undisturbed)), found
             assert failed_tries(device) <= tries
+            if self._without_tpm:
+                _the_rest(device)
         return just
 
     def _at_once(self, device: Device) -> bool:
@@ -143,13 +148,24 @@ class Reset:
             return False
         assert mark["hand_over"] == self.undisturbed.hand_over
         assert there >= self.undisturbed.handles.keys()
-        _keys_first(device, there)
+        if not self._without_tpm:
+            _keys_first(device, there)
         if device.config.exists():
             _waits(device, mark)
         return True
 
     def said(self) -> str:
         return crash.iotedge_said(self.device.directory)
+
+
+def _the_rest(device: Device) -> None:
+    """Now that the TPM is asked."""
+    assert _mark(device)["phase"] == "tpm"
+    done = device.agent("reset", "-y")
+    assert done.returncode == 0, done.stderr
+    with Tpm(device.tcti) as tpm:
+        assert not OURS & {*tpm.persistent()}
+    assert _mark(device)["phase"] == "done"
 
 
 def _waits(device: Device, mark: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ from tests.lab.cut_manufacture import Manufacture
 from tests.lab.cut_passwords import Passwords, Released
 from tests.lab.cut_registration import Registration
 from tests.lab.cut_renewal import PLAYED, Renewal
-from tests.lab.cut_reset import Reset
+from tests.lab.cut_reset import WITHOUT, Reset
 from tests.lab.cuts import At, Cut, Ended, Moment
 from tests.lab.device import Wish
 from tests.lab.line import Method
@@ -135,6 +135,7 @@ LET_GO = [
     ("IoT Edge", Wish(), ()),
     ("IoT Edge, all of it", Wish(), ("--decommission", "--burn-idevid", "--configuration")),
     ("no IoT Edge", Wish(target="device", attestation="tpm"), ()),
+    ("IoT Edge, without its TPM", Wish(), (WITHOUT, "--configuration")),
 ]
 
 
