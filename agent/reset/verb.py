@@ -62,17 +62,20 @@ def reset(args: argparse.Namespace) -> int:
                 return _last(args, state, before)
             _last(args, state, before)
             before = mark.read(state)
-        if before and _is_over(args, before):
+        if before and _is_over(args, state, before):
             _tell(args, None, before, {"configuration": False})
             return 0
         return _looked(args, state, before)
 
 
-def _is_over(args: argparse.Namespace, before: Mark) -> bool:
-    """Nothing else is wanted, and there is no configuration that says what to look for."""
+def _is_over(args: argparse.Namespace, state: State, before: Mark) -> bool:
+    """Nothing else is wanted, and there is no configuration that says what to look for. What a run
+    that was killed has left in the TPM goes when that is opened."""
     if _is_there(args.config) or before.wishes | _wishes(args) != before.wishes:
         return False
-    return before.phase == "done" or (before.phase == "tpm" and args.without_tpm)
+    if args.without_tpm:
+        return before.phase in ("tpm", "done")
+    return before.phase == "done" and not store.exists(state.loaded)
 
 
 def _is_there(configuration: Path) -> bool:
