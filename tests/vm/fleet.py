@@ -11,6 +11,7 @@ from tests.lab.device import AGENT
 from tests.lab.factory import Board
 from tests.lab.world import World
 from tests.vm import golden, image, journal, rootfs
+from tests.vm.image import File
 from tests.vm.machine import Machine
 
 # QEMU's firmware locks the platform hierarchy, as that of real boards does.
@@ -32,14 +33,14 @@ class Fleet:
         self._images: dict[str, Path] = {}
         world.board(BOARD)  # makes the maker, whose roots go into the image
 
-    def image(self, changes: Mapping[str, Any], *, linted: bool) -> Path:
-        """The golden image, with these changes to the settings; made once. `linted`: only if
-        `tpm2cloud lint-image` has nothing against it."""
-        key = json.dumps(changes, sort_keys=True)
+    def image(self, changes: Mapping[str, Any], *, linted: bool, more: Mapping[str, File]) -> Path:
+        """The golden image, with these changes to the settings, and files; made once. `linted`:
+        only if `tpm2cloud lint-image` has nothing against it."""
+        key = json.dumps([changes, {at: file.content.hex() for at, file in more.items()}])
         if key not in self._images:
             disk = self.directory / f"golden{len(self._images)}.img"
             files = golden.files(self.world, changes)
-            image.build(self._root, files, disk, LINT if linted else ())
+            image.build(self._root, {**files, **more}, disk, LINT if linted else ())
             self._images[key] = disk
         return self._images[key]
 
@@ -51,12 +52,13 @@ class Fleet:
         *,
         board: Board = BOARD,
         linted: bool = True,
+        more: Mapping[str, File] | None = None,
     ) -> Machine:
         """A board that just came from the line; `name` is its directory's. Those with the same
-        `board` have the same TPM."""
+        `board` have the same TPM. `more`: files, by path."""
         at = self.directory / name
         at.mkdir()
-        disk = image.copy(self.image(changes or {}, linted=linted), at / "disk")
+        disk = image.copy(self.image(changes or {}, linted=linted, more=more or {}), at / "disk")
         self.world.solder(board, at / "tpm")
         return Machine(at, kernel=self._kernel, disk=disk, serial=serial)
 
