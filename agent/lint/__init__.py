@@ -22,7 +22,7 @@ from agent.lint import (
     units,
 )
 from agent.lint.image import Image, Unseen
-from agent.lint.rules import ERROR, Finding, every_code
+from agent.lint.rules import ERROR, Finding, Rule
 
 __all__ = ["Finding", "as_json", "as_text", "every_code", "look"]
 
@@ -38,6 +38,26 @@ CHECKS: tuple[Check, ...] = (
     *clock.CHECKS,
     *authorization.CHECKS,
 )
+
+
+MODULES = (
+    rules,
+    identity,
+    leftovers,
+    secrets,
+    units,
+    software,
+    settings,
+    trust,
+    authorization,
+    clock,
+)
+
+
+def every_code() -> Iterator[Rule]:
+    """All rules, by what they are about, as they are written there."""
+    for module in MODULES:
+        yield from (each for each in vars(module).values() if isinstance(each, Rule))
 
 
 def look(root: Path, file: Path) -> list[Finding]:

@@ -6,13 +6,27 @@ from datetime import UTC, datetime
 from agent import RELEASED, inputs, x509
 from agent.config import Config
 from agent.errors import TrustUnreadable
-from agent.lint import rules, trust
+from agent.lint import trust
 from agent.lint.image import Image, Unseen
-from agent.lint.rules import Finding
+from agent.lint.rules import ERROR, WARNING, Finding, Rule
 
 # Whose time of change systemd starts with at least (systemd(1), System Clock Epoch).
 EPOCHS = ("/usr/lib/clock-epoch", "/var/lib/systemd/timesync/clock")
 FAKE = "/etc/fake-hwclock.data"
+
+CLOCK_FUTURE = Rule(
+    "clock-floor-future",
+    ERROR,
+    "Devices would start with a time that is still to come.",
+    "touch {at}",
+)
+CLOCK_OLD = Rule(
+    "clock-floor-old",
+    WARNING,
+    "A device without a battery for its clock starts with a time that tpm2cloud cannot accept, and "
+    "waits for NTP.",
+    "touch {at}",
+)
 
 
 def floor(image: Image, conf: Config | None) -> Iterator[Finding]:
@@ -23,11 +37,11 @@ def floor(image: Image, conf: Config | None) -> Iterator[Finding]:
     for path, at in floors.items():
         if at > now + x509.SKEW:
             why = f"it is of {at:%Y-%m-%d %H:%M}Z, which is still to come"
-            yield rules.CLOCK_FUTURE.at(image, path, why)
+            yield CLOCK_FUTURE.at(image, path, why)
     needed = max([RELEASED, *_oldest(image, conf)])
     if not floors or max(floors.values()) < needed:
         why = f"without a clock of its own a device starts before {needed:%Y-%m-%d %H:%M}Z"
-        yield rules.CLOCK_OLD.at(image, EPOCHS[0], why)
+        yield CLOCK_OLD.at(image, EPOCHS[0], why)
 
 
 def _floors(image: Image) -> Iterator[tuple[str, datetime]]:

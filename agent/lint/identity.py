@@ -5,9 +5,9 @@ import socket
 from collections.abc import Iterator
 
 from agent.config import Config
-from agent.lint import rules, unitfiles
+from agent.lint import unitfiles
 from agent.lint.image import Image, Unseen
-from agent.lint.rules import Finding
+from agent.lint.rules import ERROR, WARNING, Finding, Rule
 
 MACHINE_ID = "/etc/machine-id"
 COMMAND_LINES = (
@@ -26,6 +26,73 @@ SEEDS = (
     "/boot/efi/loader/random-seed",
 )
 
+MACHINE_ID_SET = Rule(
+    "machine-id-set",
+    ERROR,
+    "The image has a machine-id: all devices would be one machine, and no boot a first boot.",
+    "echo uninitialized >{at}",
+)
+MACHINE_ID_ODD = Rule(
+    "machine-id-odd",
+    ERROR,
+    "/etc/machine-id holds neither 'uninitialized' nor nothing, nor an id.",
+    "echo uninitialized >{at}",
+)
+MACHINE_ID_ABSENT = Rule(
+    "machine-id-absent",
+    WARNING,
+    "There is no /etc/machine-id: a root file system that is read-only could not get one.",
+    "echo uninitialized >{at}",
+)
+MACHINE_ID_FIXED = Rule(
+    "machine-id-fixed",
+    ERROR,
+    "The kernel's command line sets systemd.machine_id: all devices would be one machine.",
+    "Remove systemd.machine_id= from {at}",
+)
+DBUS_MACHINE_ID = Rule(
+    "dbus-machine-id",
+    ERROR,
+    "D-Bus has a copy of a machine-id, which systemd makes every device's own at its first boot.",
+    "ln -sf /etc/machine-id {at}",
+)
+SSH_HOST_KEY = Rule(
+    "ssh-host-key",
+    ERROR,
+    "The image has an SSH host key: who has one device can pose as all the others.",
+    "rm {at} {at}.pub, and let a unit make them at the first boot: ssh-keygen -A",
+)
+SSH_HOST_KEYS_UNMADE = Rule(
+    "ssh-host-keys-unmade",
+    WARNING,
+    "There is an SSH server without host keys, and no unit that makes them: it will not start.",
+    "Add a unit that runs ssh-keygen -A before ssh.service (docs/golden-image.md has one)",
+)
+RANDOM_SEED = Rule(
+    "random-seed",
+    ERROR,
+    "The image has a random seed: all devices would begin with the same randomness.",
+    "rm {at}",
+)
+HOST_SECRET = Rule(
+    "host-secret",
+    ERROR,
+    "The image has systemd's host secret: one device could open every other's credentials.",
+    "rm {at}",
+)
+HOSTNAME_FIXED = Rule(
+    "hostname-fixed",
+    WARNING,
+    "All devices would have one host name; IoT Edge keeps the first one it is applied with.",
+    "rm {at}, and let DHCP or a unit of yours name the device before tpm2cloud-firstboot.service",
+)
+NETWORK_LEFT = Rule(
+    "network-left",
+    WARNING,
+    "The builder's network is left over: leases, addresses, DHCP identifiers, name servers.",
+    "rm -r {at}",
+)
+
 
 def first_boot(image: Image) -> bool:
     """Will PID 1 see a first boot, and so apply presets? (machine-id(5))"""
@@ -37,13 +104,13 @@ def machine_id(image: Image, _: Config | None) -> Iterator[Finding]:
     text = image.text(MACHINE_ID)
     if text is None:
         why = "there is none: that is a first boot only where the root file system is writable"
-        yield rules.MACHINE_ID_ABSENT.at(image, MACHINE_ID, why)
+        yield MACHINE_ID_ABSENT.at(image, MACHINE_ID, why)
     elif re.fullmatch("[0-9a-f]{32}", text.strip()):
         why = "the image has a machine-id already: all devices would be one machine"
-        yield rules.MACHINE_ID_SET.at(image, MACHINE_ID, why)
+        yield MACHINE_ID_SET.at(image, MACHINE_ID, why)
     elif text.strip() not in ("", "uninitialized"):
         why = "it holds neither 'uninitialized' nor nothing, nor an id"
-        yield rules.MACHINE_ID_ODD.at(image, MACHINE_ID, why)
+        yield MACHINE_ID_ODD.at(image, MACHINE_ID, why)
 
 
 def dbus_machine_id(image: Image, _: Config | None) -> Iterator[Finding]:
@@ -51,25 +118,25 @@ def dbus_machine_id(image: Image, _: Config | None) -> Iterator[Finding]:
     path = "/var/lib/dbus/machine-id"
     if image.data(path) and image.real(path) != image.real(MACHINE_ID):
         why = "all devices would take this machine-id for their own at their first boot"
-        yield rules.DBUS_MACHINE_ID.at(image, path, why)
+        yield DBUS_MACHINE_ID.at(image, path, why)
 
 
 def kernel_command_line(image: Image, _: Config | None) -> Iterator[Finding]:
     for path in [*COMMAND_LINES, *image.matching("/boot/loader/entries/*")]:
         if image.is_file(path) and "systemd.machine_id=" in (image.text(path) or ""):
             why = "systemd.machine_id= makes all devices one machine"
-            yield rules.MACHINE_ID_FIXED.at(image, path, why)
+            yield MACHINE_ID_FIXED.at(image, path, why)
 
 
 def ssh(image: Image, _: Config | None) -> Iterator[Finding]:
     names = [n for n in image.names("/etc/ssh") if re.fullmatch("ssh_host_.+_key", n)]
     for name in names:
         why = "all devices would have this host key"
-        yield rules.SSH_HOST_KEY.at(image, f"/etc/ssh/{name}", why)
+        yield SSH_HOST_KEY.at(image, f"/etc/ssh/{name}", why)
     server = unitfiles.fragment(image, "ssh.service") or unitfiles.fragment(image, "ssh.socket")
     if server and not any(_makes_host_keys(image, path) for path in unitfiles.every(image)):
         why = "nothing makes the SSH server's host keys at the first boot"
-        yield rules.SSH_HOST_KEYS_UNMADE.at(image, server, why)
+        yield SSH_HOST_KEYS_UNMADE.at(image, server, why)
 
 
 def _makes_host_keys(image: Image, path: str) -> bool:
@@ -82,11 +149,11 @@ def seeds(image: Image, _: Config | None) -> Iterator[Finding]:
     for path in SEEDS:
         if image.exists(path):
             why = "all devices would begin with the same randomness"
-            yield rules.RANDOM_SEED.at(image, path, why)
+            yield RANDOM_SEED.at(image, path, why)
     path = "/var/lib/systemd/credential.secret"
     if image.exists(path):
         why = "all devices would seal their credentials with one key"
-        yield rules.HOST_SECRET.at(image, path, why)
+        yield HOST_SECRET.at(image, path, why)
 
 
 def hostname(image: Image, _: Config | None) -> Iterator[Finding]:
@@ -97,22 +164,22 @@ def hostname(image: Image, _: Config | None) -> Iterator[Finding]:
     if name != "localhost" and "?" not in name:
         whose = "this builder's" if name == socket.gethostname() else f"'{name}'"
         why = f"all devices would have one host name, {whose}; IoT Edge keeps its first one"
-        yield rules.HOSTNAME_FIXED.at(image, "/etc/hostname", why)
+        yield HOSTNAME_FIXED.at(image, "/etc/hostname", why)
 
 
 def network(image: Image, _: Config | None) -> Iterator[Finding]:
-    for pattern, what in NETWORK_LEFT.items():
+    for pattern, what in NETWORK_FILES.items():
         for path in image.matching(pattern):
             found = image.stat(path)
             if found is not None and found.st_size:
-                yield rules.NETWORK_LEFT.at(image, path, what)
+                yield NETWORK_LEFT.at(image, path, what)
     path = "/etc/resolv.conf"
     found = image.stat(path, link=True)
     if found is not None and _is_own(image, path) and _name_servers(image, path):
-        yield rules.NETWORK_LEFT.at(image, path, f"it names {_name_servers(image, path)}")
+        yield NETWORK_LEFT.at(image, path, f"it names {_name_servers(image, path)}")
 
 
-NETWORK_LEFT = {
+NETWORK_FILES = {
     "/var/lib/dhcp/*": "a DHCP lease of the builder's",
     "/var/lib/dhcpcd/*": "a DHCP lease or identifier: all devices would ask for one address",
     "/etc/dhcpcd.duid": "a DHCP identifier: all devices would ask for one address",

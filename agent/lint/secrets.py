@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from agent import credentials
 from agent.config import Config
-from agent.lint import rules, unitfiles
+from agent.lint import unitfiles
 from agent.lint.image import Image, Unseen
-from agent.lint.rules import Finding
+from agent.lint.rules import ERROR, WARNING, Finding, Rule
 
 UNIT = "tpm2cloud-firstboot.service"
 # In the order of systemd.exec(5), LoadCredential=; a running system's own are not the image's.
@@ -20,6 +20,61 @@ KEYS_IN = ("/root/*", "/root/*/*", "/home/*/*", "/home/*/*/*")
 PEM_KEY = re.compile(rb"^-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\s*$", re.MULTILINE)
 HEAD = 1 << 16  # bytes of a file in which a key would begin
 DECIDES_TRUST = ("/etc/tpm2cloud", "/usr/share/tpm2cloud")
+
+SECRET_READABLE = Rule(
+    "secret-readable",
+    ERROR,
+    "Others than root may read a secret.",
+    "chown 0:0 {at} && chmod 0600 {at}",
+)
+SECRET_UNUSABLE = Rule(
+    "secret-unusable",
+    ERROR,
+    "A secret is empty, too long, or not text.",
+    "Write it anew: install -m 0600 /dev/stdin {at}",
+)
+SECRET_ABSENT = Rule(
+    "secret-absent",
+    ERROR,
+    "The configuration needs a secret that is not in the image.",
+    "install -m 0600 /dev/stdin {at}",
+)
+SECRET_IN_UNIT = Rule(
+    "secret-in-unit",
+    ERROR,
+    "A unit file has a secret in it, and everybody may read unit files.",
+    "Move it to /etc/credstore/{name} in the image, mode 0600, and load it: LoadCredential={name}",
+)
+SECRET_SEALED = Rule(
+    "secret-sealed",
+    ERROR,
+    "A credential is encrypted for the machine that made it: no other device can open it.",
+    "Put its plain text into /etc/credstore/{name} in the image, mode 0600, and: rm {at}",
+)
+PRIVATE_KEY = Rule(
+    "private-key",
+    ERROR,
+    "A private key is in the image: every device, and whoever has the image, would have it.",
+    "rm {at}",
+)
+OTHERS_MAY_WRITE = Rule(
+    "others-may-write",
+    ERROR,
+    "Others than root may change what decides whom this device trusts.",
+    "chown 0:0 {at} && chmod go-w {at}",
+)
+PASSWORD_EMPTY = Rule(
+    "password-empty",
+    WARNING,
+    "An account has an empty password: anybody may log in.",
+    "passwd --root {root} --lock {user}",
+)
+LAB_CA = Rule(
+    "lab-ca",
+    WARNING,
+    "Every device holds the key of the CA that certifies it: fit for a lab only.",
+    "Use [ldevid.est] instead of [ldevid.ca] in {at}",
+)
 
 
 class Secret(NamedTuple):
@@ -50,9 +105,9 @@ def wanted(image: Image, conf: Config | None) -> Iterator[Finding]:
         if path is None or not image.exists(path):
             at = path or f"{STORES[0]}/{secret.name}"
             why = f"the configuration needs the secret '{secret.name}', and there is none"
-            yield rules.SECRET_ABSENT.at(image, at, why)
+            yield SECRET_ABSENT.at(image, at, why)
         elif what := _unusable(image, path):
-            yield rules.SECRET_UNUSABLE.at(image, path, what)
+            yield SECRET_UNUSABLE.at(image, path, what)
 
 
 def _credential(image: Image, name: str) -> str | None:
@@ -87,7 +142,7 @@ def private(image: Image, conf: Config | None) -> Iterator[Finding]:
             continue
         if found.st_mode & 0o077 or found.st_uid != image.owner:
             how = f"mode {stat.S_IMODE(found.st_mode):04o}, user id {found.st_uid}"
-            yield rules.SECRET_READABLE.at(image, path, f"others than root may read it: {how}")
+            yield SECRET_READABLE.at(image, path, f"others than root may read it: {how}")
 
 
 def _public(path: str) -> bool:
@@ -103,7 +158,7 @@ def in_unit(image: Image, _: Config | None) -> Iterator[Finding]:
     for value, path in unitfiles.settings(image, UNIT, "SetCredential"):
         name = value.partition(":")[0]
         why = f"it holds the secret '{name}', and everybody may read it"
-        yield rules.SECRET_IN_UNIT.at(image, path, why, name=name)
+        yield SECRET_IN_UNIT.at(image, path, why, name=name)
 
 
 def sealed(image: Image, _: Config | None) -> Iterator[Finding]:
@@ -111,7 +166,7 @@ def sealed(image: Image, _: Config | None) -> Iterator[Finding]:
     for store in SEALED:
         for name in image.names(store):
             why = "it is encrypted for the machine that made it: no other device can open it"
-            yield rules.SECRET_SEALED.at(image, f"{store}/{name}", why, name=name)
+            yield SECRET_SEALED.at(image, f"{store}/{name}", why, name=name)
 
 
 def private_keys(image: Image, conf: Config | None) -> Iterator[Finding]:
@@ -119,7 +174,7 @@ def private_keys(image: Image, conf: Config | None) -> Iterator[Finding]:
     for path in _may_be_keys(image):
         host_key = path.startswith("/etc/ssh/ssh_host_")  # has a rule of its own
         if not host_key and path != known and _is_key(image, path):
-            yield rules.PRIVATE_KEY.at(image, path, "a private key, the same on all devices")
+            yield PRIVATE_KEY.at(image, path, "a private key, the same on all devices")
 
 
 def _may_be_keys(image: Image) -> Iterator[str]:
@@ -146,11 +201,11 @@ def lab_ca(image: Image, conf: Config | None) -> Iterator[Finding]:
         return
     found = image.stat(str(ca.key))
     why = "every device holds the key of the CA that certifies it"
-    yield rules.LAB_CA.at(image, str(ca.key), why)
+    yield LAB_CA.at(image, str(ca.key), why)
     if found is None:
-        yield rules.SECRET_ABSENT.at(image, str(ca.key), "there is no such key")
+        yield SECRET_ABSENT.at(image, str(ca.key), "there is no such key")
     elif found.st_mode & 0o077 or found.st_uid != image.owner:
-        yield rules.SECRET_READABLE.at(image, str(ca.key), "others than root may read this key")
+        yield SECRET_READABLE.at(image, str(ca.key), "others than root may read this key")
 
 
 def writable(image: Image, _: Config | None) -> Iterator[Finding]:
@@ -161,7 +216,7 @@ def writable(image: Image, _: Config | None) -> Iterator[Finding]:
                 continue
             if found.st_mode & 0o022 or found.st_uid != image.owner:
                 how = f"mode {stat.S_IMODE(found.st_mode):04o}, user id {found.st_uid}"
-                yield rules.OTHERS_MAY_WRITE.at(image, path, f"others may change it: {how}")
+                yield OTHERS_MAY_WRITE.at(image, path, f"others may change it: {how}")
 
 
 def passwords(image: Image, _: Config | None) -> Iterator[Finding]:
@@ -169,7 +224,7 @@ def passwords(image: Image, _: Config | None) -> Iterator[Finding]:
         user, colon, rest = line.partition(":")
         if user and colon and rest.startswith(":"):
             why = f"the account '{user}' has an empty password"
-            yield rules.PASSWORD_EMPTY.at(image, "/etc/shadow", why, user=user)
+            yield PASSWORD_EMPTY.at(image, "/etc/shadow", why, user=user)
 
 
 CHECKS = (wanted, private, in_unit, sealed, private_keys, lab_ca, writable, passwords)

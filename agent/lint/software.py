@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import agent
 from agent.config import SYSTEM_CAS, Config
-from agent.lint import rules
 from agent.lint.image import Image
-from agent.lint.rules import Finding
+from agent.lint.rules import ERROR, WARNING, Finding, Rule
 
 COMMAND = "/usr/bin/tpm2cloud"
 HOME = "/usr/lib/tpm2cloud"
@@ -27,13 +26,38 @@ FOR_KEYD = {  # its way to the TPM
     "/usr/lib/*/libtss2-tcti-tabrmd.so.0": "libtss2-tcti-tabrmd0",
 }
 
+PACKAGE_ABSENT = Rule(
+    "package-absent",
+    ERROR,
+    "A package that onboarding needs is not in the image.",
+    "chroot {root} apt-get install {package}",
+)
+PACKAGE_UNFINISHED = Rule(
+    "package-unfinished",
+    ERROR,
+    "A package is not completely installed: its users, directories or units may be missing.",
+    "chroot {root} dpkg --configure -a",
+)
+AGENT_BROKEN = Rule(
+    "agent-broken",
+    ERROR,
+    "The command tpm2cloud, or the Python it runs with, is not whole.",
+    "chroot {root} apt-get install --reinstall tpm2cloud",
+)
+AGENT_OTHER_VERSION = Rule(
+    "agent-other-version",
+    WARNING,
+    "The image has another version of tpm2cloud than the one that looks at it.",
+    "Look at it with its own: chroot {root} tpm2cloud lint-image /",
+)
+
 
 def packages(image: Image, conf: Config | None) -> Iterator[Finding]:
     for pattern, package in _wanted(conf).items():
         unmerged = pattern.removeprefix("/usr") if pattern.startswith("/usr/lib") else pattern
         if not any(map(image.exists, [*image.matching(pattern), *image.matching(unmerged)])):
             why = f"it is not there: the package {package} is needed"
-            yield rules.PACKAGE_ABSENT.at(image, pattern, why, package=package)
+            yield PACKAGE_ABSENT.at(image, pattern, why, package=package)
 
 
 def _wanted(conf: Config | None) -> dict[str, str]:
@@ -57,11 +81,11 @@ def dpkg(image: Image, _: Config | None) -> Iterator[Finding]:
         half = state[:1] == ["install"] and state[-1] != "installed"
         if half and re.fullmatch(OUR_PACKAGES, name):
             why = f"the package {name} is not completely installed: {state[-1]}"
-            yield rules.PACKAGE_UNFINISHED.at(image, STATUS, why)
+            yield PACKAGE_UNFINISHED.at(image, STATUS, why)
         version = _field(stanza, "Version")
         if name == "tpm2cloud" and version and re.split("[-+~]", version)[0] != agent.__version__:
             why = f"tpm2cloud {version} is installed, and {agent.__version__} looks at it"
-            yield rules.AGENT_OTHER_VERSION.at(image, STATUS, why)
+            yield AGENT_OTHER_VERSION.at(image, STATUS, why)
 
 
 def _text_of_dpkg(image: Image) -> str:
@@ -78,16 +102,16 @@ def command(image: Image, _: Config | None) -> Iterator[Finding]:
     """The command, its interpreter, and the library that fits this interpreter: a Python of another
     minor version finds nothing in a virtual environment."""
     if not _executable(image, COMMAND):
-        yield rules.AGENT_BROKEN.at(image, COMMAND, "there is no such command in the image")
+        yield AGENT_BROKEN.at(image, COMMAND, "there is no such command in the image")
         return
     first = (image.data(COMMAND, 256) or b"").split(b"\n")[0]
     interpreter = first.removeprefix(b"#!").decode(errors="replace").strip().split(" ")[0]
     if not first.startswith(b"#!/") or not _executable(image, interpreter):
         why = f"its interpreter '{interpreter}' is not in the image"
-        yield rules.AGENT_BROKEN.at(image, COMMAND, why)
+        yield AGENT_BROKEN.at(image, COMMAND, why)
     elif not image.matching(f"{HOME}/lib/{image.real(interpreter).name}/site-packages/agent"):
         why = f"its libraries are not for {image.real(interpreter).name}, which it would run with"
-        yield rules.AGENT_BROKEN.at(image, HOME, why)
+        yield AGENT_BROKEN.at(image, HOME, why)
 
 
 def _executable(image: Image, path: str) -> bool:

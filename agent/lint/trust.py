@@ -9,12 +9,54 @@ from cryptography import x509 as crypto
 from agent import inputs, makers, x509
 from agent.config import SYSTEM_CAS, Config
 from agent.errors import TrustUnreadable
-from agent.lint import rules
 from agent.lint.image import Image
-from agent.lint.rules import Finding
+from agent.lint.rules import ERROR, WARNING, Finding, Rule
 from agent.tls import tls_context
 
 SOON = timedelta(days=180)
+
+TRUST_UNREADABLE = Rule(
+    "trust-unreadable",
+    ERROR,
+    "A file of CA certificates that the configuration names is missing, or holds none.",
+    "Put the CA certificates, PEM, into {at}",
+)
+TRUST_NOT_CA = Rule(
+    "trust-not-ca",
+    ERROR,
+    "No certificate of a trust file is a CA's.",
+    "Put the certificate of the CA into {at}, not one that it issued",
+)
+TRUST_EXPIRED = Rule(
+    "trust-expired",
+    ERROR,
+    "No certificate of a trust file is valid any more.",
+    "Get the CA's new certificate, and put it into {at}",
+)
+TRUST_ENDS_SOON = Rule(
+    "trust-ends-soon",
+    WARNING,
+    "A trust file ends within half a year: images are flashed for longer than that.",
+    "Get the CA's new certificate, and add it to {at}",
+)
+TRUST_TOO_NEW = Rule(
+    "trust-too-new",
+    ERROR,
+    "No certificate of a trust file is valid yet: devices refuse the clock until one is.",
+    "Correct the clock of this machine, or of the CA that issued what is in {at}",
+)
+TRUST_UNSHARED = Rule(
+    "trust-unshared",
+    ERROR,
+    "IoT Edge's certificate service, another user than root, cannot read its trust file.",
+    "chmod 0644 {at}, and chmod o+x the directories above it",
+)
+ROOTS_ABSENT = Rule(
+    "roots-absent",
+    ERROR,
+    "There is no root certificate of any TPM's maker: no TPM would be believed.",
+    "Put the roots of your TPMs' maker, PEM, one file each, into {at}",
+)
 
 
 def certificates(image: Image, path: str) -> list[crypto.Certificate]:
@@ -38,7 +80,7 @@ def system(image: Image, conf: Config | None) -> Iterator[Finding]:
     try:
         tls_context(image.real(path))
     except TrustUnreadable as e:
-        yield UNREADABLE.at(image, path, str(e))
+        yield TRUST_UNREADABLE.at(image, path, str(e))
 
 
 def roots(image: Image, conf: Config | None) -> Iterator[Finding]:
@@ -53,31 +95,31 @@ def roots(image: Image, conf: Config | None) -> Iterator[Finding]:
             image.data(path)
             makers.read(image.real(path))
         except TrustUnreadable as e:
-            yield UNREADABLE.at(image, path, str(e))
+            yield TRUST_UNREADABLE.at(image, path, str(e))
     if not found:
         at = directories[-1] if directories else "/usr/share/tpm2cloud/tpm-roots.d"
         why = f"no root of a TPM's maker is in {' or '.join(directories) or 'any directory'}"
-        yield rules.ROOTS_ABSENT.at(image, at, why)
+        yield ROOTS_ABSENT.at(image, at, why)
 
 
 def _file(image: Image, path: str) -> Iterator[Finding]:
     try:
         found = certificates(image, path)
     except TrustUnreadable as e:
-        yield UNREADABLE.at(image, path, str(e))
+        yield TRUST_UNREADABLE.at(image, path, str(e))
         return
     now = datetime.now(UTC)
     if not any(map(_is_ca, found)):
-        yield rules.TRUST_NOT_CA.at(image, path, "it holds no CA's certificate")
+        yield TRUST_NOT_CA.at(image, path, "it holds no CA's certificate")
     ends = max(c.not_valid_after_utc for c in found)
     begins = min(c.not_valid_before_utc for c in found)
     if ends < now:
-        yield rules.TRUST_EXPIRED.at(image, path, f"it ended on {ends:%Y-%m-%d}")
+        yield TRUST_EXPIRED.at(image, path, f"it ended on {ends:%Y-%m-%d}")
     elif ends < now + SOON:
-        yield rules.TRUST_ENDS_SOON.at(image, path, f"it ends on {ends:%Y-%m-%d}")
+        yield TRUST_ENDS_SOON.at(image, path, f"it ends on {ends:%Y-%m-%d}")
     if begins > now + x509.SKEW:
         why = f"it begins on {begins:%Y-%m-%d %H:%M}Z, and devices refuse the clock until then"
-        yield rules.TRUST_TOO_NEW.at(image, path, why)
+        yield TRUST_TOO_NEW.at(image, path, why)
 
 
 def _is_ca(certificate: crypto.Certificate) -> bool:
@@ -101,8 +143,7 @@ def shared(image: Image, conf: Config | None) -> Iterator[Finding]:
     open_above = all(each is None or each.st_mode & stat.S_IXOTH for each in above)
     if not (found.st_mode & stat.S_IROTH and open_above):
         why = "IoT Edge's certificate service, another user than root, cannot read it"
-        yield rules.TRUST_UNSHARED.at(image, path, why)
+        yield TRUST_UNSHARED.at(image, path, why)
 
 
-UNREADABLE = rules.TRUST_UNREADABLE
 CHECKS = (files, system, roots, shared)
