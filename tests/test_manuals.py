@@ -170,10 +170,17 @@ def test_every_credential_is_in_the_manual_and_the_unit(manual: str) -> None:
 
 
 def test_every_variable_of_the_environment_is_in_the_manual(manual: str) -> None:
-    code = "".join(file.read_text() for file in (TOP / "agent").rglob("*.py"))
-    read = set(re.findall(r'environ\.get\("(\w+)"', code))
+    read = _variables(TOP / "agent")
     assert {"STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "PATH"} <= read
-    assert read <= terms(manual, "ENVIRONMENT")
+    workstation = _variables(TOP / "agent/operator")
+    assert read - workstation <= terms(manual, "ENVIRONMENT")
+    page = (TOP / "docs/operator.md").read_text()
+    assert all(f"`{name}`" in page for name in workstation)
+
+
+def _variables(directory: Path) -> set[str]:
+    code = "".join(file.read_text() for file in directory.rglob("*.py"))
+    return set(re.findall(r'environ\.get\("(\w+)"', code))
 
 
 def test_every_step_is_in_the_manual(manual: str) -> None:
