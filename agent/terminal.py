@@ -18,13 +18,19 @@ class Parser(argparse.ArgumentParser):
 def say(text: str) -> None:
     """What was asked for. A reader who has seen enough and is gone (`| head`) is no failure."""
     try:
-        print(text, flush=True)
+        print(_writable(text), flush=True)
     except OSError as e:
         if not isinstance(e, BrokenPipeError):
             raise DiskFull(f"cannot write the result: {e.strerror}", path="/dev/stdout") from e
         # Nor at the end, when what is left in the buffer is written.
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device)
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _writable(text: str) -> str:
+    """What the terminal's encoding has no letters for is written as Python would."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def asked(question: str) -> bool | None:

@@ -131,8 +131,14 @@ def common_name(certificate: Certificate | CertificateSigningRequest) -> str:
 
 
 def written(name: x509.Name) -> str:
-    """RFC 4514, and what that calls by number by its name in X.520."""
-    return name.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})
+    """RFC 4514, and what that calls by number by its name in X.520. What cannot be printed is there
+    as its bytes in hex (2.4): whoever made a name makes no lines of it, and tells no terminal."""
+    said = name.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})
+    return "".join(c if c.isprintable() else _in_hex(c) for c in said)
+
+
+def _in_hex(c: str) -> str:
+    return "".join(f"\\{byte:02X}" for byte in c.encode())
 
 
 def describe(certificate: Certificate) -> str:

@@ -1,6 +1,7 @@
 """The operator's tool comes onto a workstation as its guide says."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def test_a_workstation_needs_nothing_that_has_to_be_compiled(
     command = [sys.executable, "-c", WITHOUT.format(where, given), *words]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     assert (done.returncode, f"[{code}]" in done.stderr) == (78, True), done.stderr
+
+
+def test_a_terminal_that_has_not_all_letters_is_no_reason_to_fail() -> None:
+    command = [sys.executable, "-c", "from agent.terminal import say; say('CN=Gerät')"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    assert subprocess.check_output(command, cwd=TOP, env=ascii_only) == b"CN=Ger\\xe4t\n"
 
 
 def in_a_shell(line: str) -> None:

@@ -44,6 +44,12 @@ def patched(certificate: Certificate, old: str, new: str) -> Certificate:
 # --- reading ---
 
 
+def test_a_name_makes_no_lines_and_tells_a_terminal_nothing() -> None:
+    """Whoever compares what is shown of a certificate would read what its maker wrote there."""
+    said = x509.written(pki.name("Good\n    SHA-256 00\x1b[2K\u202eü, Ltd"))
+    assert said == "CN=Good\\0A    SHA-256 00\\1B[2K\\E2\\80\\AEü\\, Ltd"
+
+
 @pytest.mark.parametrize("padding", [b"", b"\xff" * 9, b"\0" * 9, b"0"])
 def test_what_follows_a_certificate_in_nv_is_not_part_of_it(padding: bytes) -> None:
     assert x509.leading(pki.der(LEAF) + padding) == LEAF
