@@ -2,6 +2,7 @@
 
 import json
 import struct
+from argparse import Namespace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import x509
-from agent.errors import ReceiptInvalid, ReceiptOfAnother, ReceiptOlder
-from agent.receipt import facts, lines, proof, shown
+from agent.errors import PathUnusable, ReceiptInvalid, ReceiptOfAnother, ReceiptOlder
+from agent.receipt import facts, lines, proof, shown, verb
 from agent.state import State
 from tests.lab import pki
 from tests.test_config import GOOD, load
@@ -139,3 +140,8 @@ def test_that_one_is_begun_after_another_makes_it_none_of_the_same_device() -> N
     assert key in proof.follows(later, kept, lines.parse(kept), 0)[0]
     with pytest.raises(ReceiptOlder):
         proof.follows(lines.parse(receipt(ek=one)), kept, lines.parse(kept), 0)
+
+
+def test_of_a_file_without_an_end_no_more_is_read_than_a_receipt_may_have() -> None:
+    with pytest.raises(PathUnusable, match="it is too large"):
+        verb.show(Namespace(file=Path("/dev/zero"), json=False))

@@ -167,9 +167,19 @@ def _receipt(path: Path) -> "Receipt":
 
 def _read(path: Path) -> bytes:
     """Raises ReceiptAbsent for this device's own, NoPermission, PathUnusable."""
-    if (data := store.read(path)) is not None and len(data) <= LARGEST:
+    if (data := _at_most(path)) is not None and len(data) <= LARGEST:
         return data
     if path == opened.state().receipt:
         raise ReceiptAbsent("cannot find a receipt: nothing was written down here yet")
     why = "there is no such file" if data is None else "it is too large"
     raise PathUnusable(f"cannot read '{path}': {why}", path=path)
+
+
+def _at_most(path: Path) -> bytes | None:
+    """Of what a stranger sent, be it endless, no more than it takes to say that it is too large."""
+    with store.permitted(path):
+        try:
+            with path.open("rb") as stream:
+                return stream.read(LARGEST + 1)
+        except FileNotFoundError:
+            return None
