@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent import identity_csv
-from agent.operator import exports, settings
+from agent.operator import enrol, exports, settings
+from agent.operator.enrol import TABLE
 from agent.operator.resources import Arm
 from agent.operator.service import Service
 from tests.lab import pki
@@ -130,6 +131,32 @@ def test_what_cannot_be_enrolled_is_told_with_its_reason_and_the_others_are_enro
         assert any(part in each for each in why), part
     assert total["refused"] == 9
     assert azure.enrolments(DPS) == []
+
+
+def test_a_file_says_nothing_in_our_place_and_keeps_nobody_from_being_enrolled(
+    tool: Tool, tmp_path: Path
+) -> None:
+    """A name in it may be whatever somebody wrote: lines, commands to a terminal, half letters."""
+    names = ["a\x1b[2K\nnew b", "a\ud800b", "device-000001"]
+    (tmp_path / "odd.json").write_text(exported(made_up(1, registration_id=name) for name in names))
+    (tmp_path / "list.json").write_text(json.dumps([made_up(2)]))
+    done = tool("enrol", tmp_path / "odd.json", tmp_path / "list.json")
+    assert done.status == 4, done.err
+    said = done.out.splitlines()
+    assert [each.split()[0] for each in said] == ["refused"] * 3 + ["new", "1"]
+    assert all(each.isprintable() for each in said)
+    assert "is a list; wanted is one device after the other" in done.out
+
+
+def test_what_has_no_room_on_the_disk_is_told(
+    tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the files say is kept in a file of SQLite's."""
+    monkeypatch.setattr(enrol, "TABLE", f"PRAGMA cache_size = 1; PRAGMA max_page_count = 9;{TABLE}")
+    (tmp_path / "many.json").write_text(exported(made_up(n) for n in range(200)))
+    done = tool("enrol", tmp_path / "many.json")
+    assert (done.status, "[disk-full]" in done.err) == (75, True), done.err
+    assert done.out == "0 new, 0 changed, 0 unchanged, 0 refused\n"
 
 
 @pytest.mark.parametrize("login", ["key", "entra"])

@@ -197,6 +197,22 @@ def test_each_write_may_be_done_without_an_answer(tool: Tool, azure: Azure) -> N
     assert len(azure.changes()) == 6
 
 
+def test_each_removal_may_be_done_without_an_answer(tool: Tool, azure: Azure) -> None:
+    """And a second one, meanwhile, waits for the first."""
+    assert tool("deploy").status == 0
+    azure.behave(only="^DELETE ", cut_at=[1, 3, 5], polls=4)
+    gone = tool("destroy", "-y")
+    assert gone.status == 0, gone.err
+    assert len([x for x in azure.requests() if x["status"] == 0]) == 3
+    assert azure.resources() == {}
+
+
+def test_who_enrols_where_there_is_nothing_is_told_to_deploy(tool: Tool, tmp_path: Path) -> None:
+    refused = tool("enrol", tmp_path / "any.json")
+    assert refused.status == 78
+    assert "[azure-absent]\nRemedy: Make it: tpm2cloud-operator deploy" in refused.err
+
+
 def test_a_key_is_asked_for_again_though_nobody_says_when(tool: Tool, azure: Azure) -> None:
     for of in ("IotHubs", "provisioningServices"):
         azure.behave(only=f"POST .*/{of}/.*/listkeys$", throttle=1, retry_after=None)
@@ -208,7 +224,8 @@ def test_a_key_is_asked_for_again_though_nobody_says_when(tool: Tool, azure: Azu
 @pytest.mark.parametrize("asked", [f"GET .*/{HUB_AT}", "/enrollmentGroups/"])
 def test_what_makes_no_sense_is_no_answer(tool: Tool, azure: Azure, asked: str) -> None:
     assert tool("deploy").status == 0
-    azure.behave(garble=asked)
-    garbled = tool("plan")
-    assert garbled.status == 76
-    assert "[azure-garbled]" in garbled.err
+    for nonsense in ({}, {"nonsense": "[]"}, {"nonsense": '"x"'}, {"nonsense": ""}):
+        azure.behave(garble=asked, **nonsense)
+        garbled = tool("plan")
+        assert garbled.status == 76, nonsense
+        assert "[azure-garbled]" in garbled.err

@@ -42,11 +42,21 @@ class AzureDiffers(ConfigError):
     )
 
 
+class AzureAbsent(ConfigError):
+    """What is to be written into is not in Azure, under the configured name."""
+
+    code = "azure-absent"
+    remedy = "Make it: tpm2cloud-operator deploy; or name the one that is there in operator.toml"
+
+
 class AzureLogin(Refused):
     """Azure does not know who we are: nobody is logged in, or the login has run out."""
 
     code = "azure-login"
-    remedy = "Log in: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a credential"
+    remedy = (
+        "Log in: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a credential. If the words "
+        "are of a connection, or this clock is wrong: proxy, cloud.trust, timedatectl"
+    )
 
 
 class AzureForbidden(Refused):

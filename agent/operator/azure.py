@@ -47,6 +47,8 @@ UNREGISTERED = "MissingSubscriptionRegistration"
 BUSY = {408, 429, 500, 502, 503, 504}
 TAKEN = ("NotAvailable", "NameUnavailable", "AlreadyTaken", "NameInUse")
 ASKING: dict[str, Any] = {"retry_on_methods": ["POST"]}  # with a POST that changes nothing
+# What the SDKs run into when an answer is JSON, but not what was asked for.
+NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 RETRIES = {"retry_total": TRIES, "retry_status": TRIES, "retry_backoff_max": PATIENCE}
 
 
@@ -99,6 +101,9 @@ def speaking(doing: str) -> Iterator[None]:
         raise AzureUnreachable(f"cannot {doing}: {why}") from e
     except AzureError as e:
         raise AzureRefused(f"cannot {doing}: {printable(str(e), 300)}") from e
+    except NONSENSE as e:
+        why = f"the answer makes no sense: {type(e).__name__}: {printable(str(e), 100)}"
+        raise AzureGarbled(f"cannot {doing}: {why}") from e
 
 
 def _said(e: HttpResponseError) -> tuple[str, str]:

@@ -95,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return e.status
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        log.exception(
+            "a bug of tpm2cloud: please report it, with these lines [%s]", AgentError.code
+        )
+        return AgentError.status
     finally:
         logger.removeHandler(talk)
 

@@ -6,6 +6,7 @@ finds what is enrolled. What is known of devices is in a table on disk, not in m
 
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AzureRefused
+from agent.errors import AzureRefused, DiskFull
 from agent.operator import exports, shapes
 from agent.operator.exports import Bad, Device
 from agent.operator.service import BULK, Record, Service
@@ -96,8 +97,8 @@ def enrol(
     shape: shapes.Shape, service: Service, files: Sequence[Path], tell: Tell, *, replace: bool
 ) -> None:
     """`tell` is given what became of each device. `replace`: one that is enrolled with another EK
-    gets this one: its board was changed. Raises what `Service` does, after what was done until
-    then was told."""
+    gets this one: its board was changed. Raises DiskFull, and what `Service` does, after what was
+    done until then was told."""
     devices = Devices()
     try:
         for bad in devices.read(files):
@@ -108,6 +109,9 @@ def enrol(
         for mode in (CREATE, UPDATE):
             for some in _tens(run.wishes(devices, mode)):
                 run.write(mode, some)
+    except sqlite3.OperationalError as e:
+        path = Path(os.environ.get("TMPDIR") or "/var/tmp", "sqlite")  # noqa: S108 (SQLite's own)
+        raise DiskFull(f"cannot keep in mind what the files say: {e}", path=path) from e
     finally:
         devices.close()
 

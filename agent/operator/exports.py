@@ -42,7 +42,7 @@ def every(files: Sequence[Path]) -> Iterator[Device | Bad]:
             with file.open(encoding="utf-8-sig", newline="") as stream:  # as Excel writes
                 yield from _of(file, stream)
         except OSError as e:
-            yield Bad(str(file), f"cannot be read: {e.strerror}")
+            yield Bad(str(file), f"cannot be read: {e.strerror or e}")
         except UnicodeDecodeError:
             yield Bad(str(file), "is not UTF-8")
 
@@ -56,6 +56,8 @@ def _of(file: Path, stream: TextIO) -> Iterator[Device | Bad]:
         yield Bad(str(file), "is empty")
     elif first == "{":
         yield from _of_json(file, stream)
+    elif first == "[":
+        yield Bad(str(file), "is a list; wanted is one device after the other: jq -c '.[]' FILE")
     else:
         yield from _of_csv(file, stream)
 

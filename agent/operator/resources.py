@@ -8,6 +8,7 @@ import logging
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from azure.core import MatchConditions
@@ -25,6 +26,7 @@ from agent.operator.settings import TAG, Operator
 log = logging.getLogger(__name__)
 HUBS, SERVICES = "Microsoft.Devices/IotHubs", "Microsoft.Devices/provisioningServices"
 DONE, BROKEN = "Succeeded", {"Failed", "Canceled"}
+NEEDED = "properties.provisioning_state", "sku.name", "sku.capacity"  # to be judged by
 SAY = 15  # seconds: so often long work is told of
 
 
@@ -54,17 +56,18 @@ class Arm:
 
     def resource_group(self) -> Any | None:
         with azure.speaking(f"look at the resource group {self.group}"):
-            return _found(lambda: self.groups.resource_groups.get(self.group))
+            return _found(lambda: self.groups.resource_groups.get(self.group), "name", "location")
 
     def hub(self) -> Any | None:
         """In none of a group that is not there, either."""
         with azure.speaking(f"look at the IoT hub {self.config.hub.name}"):
-            return _found(lambda: self.hubs.iot_hub_resource.get(self.group, self.config.hub.name))
+            ask = self.hubs.iot_hub_resource.get
+            return _found(lambda: ask(self.group, self.config.hub.name), *NEEDED)
 
     def dps(self) -> Any | None:
         name = self.config.dps.name
         with azure.speaking(f"look at the provisioning service {name}"):
-            return _found(lambda: self.services.iot_dps_resource.get(**self._dps_path))
+            return _found(lambda: self.services.iot_dps_resource.get(**self._dps_path), *NEEDED)
 
     def certificates(self) -> dict[str, Any]:
         """Those of the provisioning service, by their names."""
@@ -225,10 +228,17 @@ class Arm:
             raise AzureFailed(f"cannot {doing}: Azure says '{state(now)}' of it")
 
     def _away(self, doing: str, start: Callable[[], Any], look: Callable[[], Any | None]) -> None:
-        with azure.speaking(doing):
-            self._wait(doing, start())
+        """As `_through`, until it is gone."""
+        refused = None
+        try:
+            with azure.speaking(doing):
+                self._wait(doing, start())
+        except AzureRefused as e:
+            refused = e
         since = time.monotonic()
-        while look() is not None:
+        while (now := look()) is not None:
+            if refused is not None and not self._at_work(now):
+                raise refused
             since = _told(doing, since)
             time.sleep(self._poll)
 
@@ -276,8 +286,12 @@ def _unchanged(found: Any | None) -> dict[str, str]:
     return {"If-Match": str(found.etag)} if found.etag else {}
 
 
-def _found(ask: Callable[[], Any]) -> Any | None:
+def _found(ask: Callable[[], Any], *parts: str) -> Any | None:
+    """None only for what is said not to be there; one without these parts is an AttributeError."""
     try:
-        return ask()
+        found = ask()
     except ResourceNotFoundError:
         return None
+    for part in parts:
+        attrgetter(part)(found)
+    return found

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from agent.config_files import written
-from agent.errors import AzureDiffers, DestroyUnconfirmed
+from agent.errors import AzureAbsent, DestroyUnconfirmed
+from agent.http import printable
 from agent.operator import azure, deploy, destroy, enrol, settings, shapes
 from agent.operator.enrol import Outcome
 from agent.operator.resources import Arm
@@ -19,6 +20,7 @@ from agent.steps.completing import at, converge
 from agent.terminal import asked, say
 
 log = logging.getLogger(__name__)
+LINE = 1000  # characters of what is said of one device, at most
 TO_DO, SOME_REFUSED = 3, 4  # exit statuses
 
 
@@ -97,7 +99,7 @@ def enrolled(args: argparse.Namespace) -> int:
     arm, counts = _arm(args), Counter[str]()
     if (dps := arm.dps()) is None:
         name = arm.config.dps.name
-        raise AzureDiffers(f"cannot enrol: there is no provisioning service {name}; deploy first")
+        raise AzureAbsent(f"cannot enrol: there is no provisioning service {name}")
 
     def tell(outcome: Outcome) -> None:
         counts[outcome.result] += 1
@@ -120,7 +122,8 @@ def _said(outcome: Outcome, as_json: bool) -> None:
         say(json.dumps(vars(outcome)))
     elif outcome.result != "unchanged":
         name = " ".join(filter(None, (outcome.registration_id, f"({outcome.where})")))
-        say(f"{outcome.result} {name}{f': {outcome.why}' if outcome.why else ''}")
+        line = f"{outcome.result} {name}{f': {outcome.why}' if outcome.why else ''}"
+        say(printable(line, LINE))  # a name in a file may be whatever somebody wrote
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -67,7 +67,7 @@ class Cloud:
             return None
         reply = self._late(request, script.count) or self._said(request)
         if wish.garble and re.search(wish.garble, f"{request.method} {request.path}"):
-            reply = Reply(200, b"<!DOCTYPE html><title>Welcome to this hotel</title>")
+            reply = Reply(200, wish.nonsense.encode())
         return None if cut else reply
 
     def _late(self, request: Request, number: int) -> Reply | None:

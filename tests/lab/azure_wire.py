@@ -32,7 +32,8 @@ class Behaviour:
     meanwhile: str = ""  # a regular expression: "PUT /path" before which, once, somebody else
     # makes the same without a tag; or gives it one, if it is there
     unproven: bool = False  # who uploads a certificate is not believed that it is verified
-    garble: str = ""  # a regular expression: "METHOD /path" that is answered by no sense
+    garble: str = ""  # a regular expression: "METHOD /path" that is answered by `nonsense`
+    nonsense: str = "<!DOCTYPE html><title>Welcome to this hotel</title>"
     unregistered: bool = False  # the subscription has not heard of Microsoft.Devices
     forbidden: str = ""  # a regular expression: "METHOD /path" for which the role is missing
     token_life: int = 3600  # seconds, of new tokens
