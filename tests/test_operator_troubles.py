@@ -92,6 +92,22 @@ def test_only_the_certificates_that_were_meant_are_uploaded(
     assert "est.issuing: must be SHA-256 fingerprints" in tool("plan").err
 
 
+def test_whose_devices_would_be_let_in_no_more_is_said_before_it_is_done(
+    tool: Tool, azure: Azure, operations: pki.Authority
+) -> None:
+    assert tool("deploy").status == 0
+    assert tool("plan", "--json").json["leaving"] == []
+    ca, root = operations.chain
+    tool.desk.write(est=f"issuing = ['{pki.fingerprint(root)}']")
+    azure.forget()
+    planned = tool("plan")
+    assert planned.status == 3
+    assert f"{cas.name(ca)}: whom it has certified is not let in any more\n" in planned.out
+    assert azure.changes() == []
+    assert f"not let in any more: whom {cas.name(ca)} has certified\n" in tool("deploy").err
+    assert tool("plan", "--json").json["leaving"] == []
+
+
 def test_another_ca_under_the_name_of_ours_is_not_taken_for_it(
     tool: Tool, azure: Azure, operations: pki.Authority
 ) -> None:

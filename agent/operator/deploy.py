@@ -1,5 +1,6 @@
 """The plan of the cloud: which steps, in order; and the lines a device's configuration needs."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -16,6 +17,7 @@ from agent.operator.settings import TAG
 from agent.steps import Step
 from agent.x509 import describe, fingerprint
 
+log = logging.getLogger(__name__)
 CasOf = Callable[[], cas.Operational]
 
 
@@ -175,9 +177,21 @@ def _enrolment_group(arm: Arm, fetched: CasOf) -> Step:
     def apply() -> None:
         service = Service(arm, _writable(arm))
         there = service.group(name)
+        if there and (out := shapes.without(there, [cas.name(x) for x in fetched().issuing])):
+            log.warning("not let in any more: whom %s has certified", ", ".join(out))
         service.put_group(shapes.over(there, wanted()) if there else shapes.new(wanted()))
 
     return Step("enrolment group", done, apply)
+
+
+def leaving(arm: Arm, fetched: CasOf) -> list[str]:
+    """The certificates, by their names in DPS, that the group has and deploy takes out of it: their
+    devices are not let in any more."""
+    dps, name = arm.dps(), arm.config.enrolment.group
+    there = Service(arm, dps).group(name) if dps and state(dps) == resources.DONE else None
+    if there is None:
+        return []
+    return shapes.without(there, [cas.name(each) for each in fetched().issuing])
 
 
 def _writable(arm: Arm) -> Any:

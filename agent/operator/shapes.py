@@ -63,6 +63,12 @@ def of_cas(group: dict[str, Any]) -> bool:
     return bool(((group.get("attestation") or {}).get("x509") or {}).get("caReferences"))
 
 
+def without(group: dict[str, Any], references: Sequence[str]) -> list[str]:
+    """Of the CA certificates that a group has, those that are not among these."""
+    has = ((group.get("attestation") or {}).get("x509") or {}).get("caReferences") or {}
+    return [str(each) for each in has.values() if each and each not in references]
+
+
 def within(wanted: dict[str, Any], there: dict[str, Any]) -> bool:
     """Whether all that is wanted is there; what DPS or somebody else says besides does not count.
     Nothing, and a null, are the same; names of devices are the same in any case of letters."""

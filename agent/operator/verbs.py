@@ -35,14 +35,17 @@ def planned(args: argparse.Namespace) -> int:
     operational = deploy.operational(arm)
     seen = [(step.name, at(step, step.done)) for step in deploy.steps(arm, operational)]
     found = deploy.certificates(arm, operational) if operational else []
+    leaving = deploy.leaving(arm, operational) if operational else []
     if args.json:
         steps = [{"step": name, "done": was} for name, was in seen]
-        say(json.dumps({"steps": steps, "certificates": found}))
+        say(json.dumps({"steps": steps, "certificates": found, "leaving": leaving}))
     else:
         for name, was in seen:
             say(f"{name}: {f'done: {was}' if was else 'to be done'}")
         for each in found:
             say(_shown(each))
+        for name in leaving:
+            say(f"certificate: {name}: whom it has certified is not let in any more")
     return 0 if all(was for _, was in seen) else TO_DO
 
 
