@@ -321,12 +321,17 @@ class Config:
         yield from self._of_x509() if self.dps.attestation == "x509" else ()
         yield from self._of_edge() if self.for_edge else self._of_device()
         yield from self._of_individual()
+        yield from self._of_receipt()
         est = self.ldevid and self.ldevid.est
         if est and est.auth == "mtls" and not self.idevid.require:
             yield "idevid.require", "must be true, for ldevid.est.auth = 'mtls'"
         by_est = self.operational is not None and self.operational.issued_by == "est"
         if self.edge_ca and self.edge_ca.issued_by == "est" and not by_est:
             yield "edge_ca.issued_by", "'est' needs operational.issued_by = 'est'"
+
+    def _of_receipt(self) -> Problems:
+        if not self.receipt.ek and ("{ek}" in self.device.id or "{ek-sha256}" in self.device.id):
+            yield "receipt.ek", "must be true where device.id is made of the EK: a receipt has both"
 
     def _of_x509(self) -> Problems:
         if self.ldevid is None:

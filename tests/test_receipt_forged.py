@@ -12,7 +12,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import x509
-from agent.errors import PathUnusable, ReceiptInvalid, ReceiptOfAnother, ReceiptOlder
+from agent.deviceid import registration_ids
+from agent.errors import (
+    ConfigError,
+    PathUnusable,
+    ReceiptInvalid,
+    ReceiptNamesEk,
+    ReceiptOfAnother,
+    ReceiptOlder,
+)
 from agent.receipt import facts, lines, proof, shown, verb
 from agent.state import State
 from tests.lab import pki
@@ -145,3 +153,19 @@ def test_that_one_is_begun_after_another_makes_it_none_of_the_same_device() -> N
 def test_of_a_file_without_an_end_no_more_is_read_than_a_receipt_may_have() -> None:
     with pytest.raises(PathUnusable, match="it is too large"):
         verb.show(Namespace(file=Path("/dev/zero"), json=False))
+
+
+@pytest.mark.parametrize("kind", ["base32", "sha256_hex"])
+def test_an_ek_is_not_withheld_where_it_is_the_name_in_whatever_letters(kind: str) -> None:
+    ek = lines.Ek(bytes.fromhex("00040001000b"), (), bytes(32))
+    name = registration_ids(ek.public)[kind]
+    for said in (name, name.upper(), f"board-{name}"):
+        with pytest.raises(ReceiptNamesEk):
+            lines.without_ek(receipt(None, {"facts": {"registration_id": said}}, ek=ek))
+
+
+@pytest.mark.parametrize("name", ["{ek}", "board-{ek-sha256}"])
+def test_who_is_named_by_the_ek_cannot_be_told_to_withhold_it(tmp_path: Path, name: str) -> None:
+    odd = f"{GOOD}[device]\nid = '{name}'\n[receipt]\nek = false\n"
+    with pytest.raises(ConfigError, match=r"receipt\.ek: must be true where device\.id is made"):
+        load(tmp_path, odd)

@@ -143,7 +143,7 @@ def without_ek(data: bytes) -> bytes:
     if the registration id is made of the EK."""
     found = parse(data)
     last = json.loads(data[len(found.body) :])
-    if found.ek and any(name.encode() in found.body for name in _ids(found.ek)):
+    if found.ek and any(name.encode() in found.body.lower() for name in _ids(found.ek)):
         raise ReceiptNamesEk("cannot withhold the EK: this device is named by it in the receipt")
     return found.body + canonical({name: last[name] for name in last if name != "ek"}) + b"\n"
 
