@@ -245,3 +245,14 @@ def test_what_makes_no_sense_is_no_answer(tool: Tool, azure: Azure, asked: str) 
         garbled = tool("plan")
         assert garbled.status == 76, nonsense
         assert "[azure-garbled]" in garbled.err
+
+
+def test_a_resource_group_is_not_removed_for_an_answer_without_a_list(
+    tool: Tool, azure: Azure
+) -> None:
+    assert tool("deploy").status == 0
+    azure.behave(garble="GET .*/resources", nonsense="{}")
+    garbled = tool("destroy", "-y")
+    assert (garbled.status, "[azure-garbled]" in garbled.err) == (76, True), garbled
+    azure.behave()
+    assert azure.resources()  # the group, at least

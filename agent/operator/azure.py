@@ -49,6 +49,7 @@ TAKEN = ("NotAvailable", "NameUnavailable", "AlreadyTaken", "NameInUse")
 ASKING: dict[str, Any] = {"retry_on_methods": ["POST"]}  # with a POST that changes nothing
 # What the SDKs run into when an answer is JSON, but not what was asked for.
 NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
+WAITING: dict[str, Any] = {"read_timeout": 100}  # seconds, for the next bytes of an answer
 RETRIES = {"retry_total": TRIES, "retry_status": TRIES, "retry_backoff_max": PATIENCE}
 
 
@@ -58,9 +59,10 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def transport(cloud: "Cloud") -> Any:
-    """HTTPS; `cloud.trust` alone vouches for who answers."""
-    return RequestsTransport(connection_verify=str(cloud.trust), connection_timeout=30)
+def transport(cloud: "Cloud", **more: Any) -> Any:
+    """HTTPS; `cloud.trust` alone vouches for who answers. Without `more`: for `credential`, which
+    has its own mind about waiting."""
+    return RequestsTransport(connection_verify=str(cloud.trust), connection_timeout=30, **more)
 
 
 def credential(cloud: "Cloud") -> Any:
@@ -81,7 +83,7 @@ def arm(cloud: "Cloud") -> dict[str, Any]:
         "base_url": cloud.resource_manager,
         "credential_scopes": [cloud.scope],
         "polling_interval": cloud.poll.total_seconds(),
-        "transport": transport(cloud),
+        "transport": transport(cloud, **WAITING),
         **RETRIES,
     }
 
@@ -104,6 +106,13 @@ def speaking(doing: str) -> Iterator[None]:
     except NONSENSE as e:
         why = f"the answer makes no sense: {type(e).__name__}: {printable(str(e), 100)}"
         raise AzureGarbled(f"cannot {doing}: {why}") from e
+
+
+def has_list(response: Any) -> None:
+    """The SDK takes an answer without one for one that is empty."""
+    answer = response.http_response
+    if answer.status_code == 200 and "value" not in answer.json():
+        raise KeyError("value")
 
 
 def _said(e: HttpResponseError) -> tuple[str, str]:

@@ -79,9 +79,11 @@ class Arm:
     def others_in_group(self) -> list[str]:
         """What is in the resource group besides the hub and the provisioning service that are
         configured, if they are ours: names and types. What has our tag under another name is
-        another fleet's, of a configuration with the same enrolment group."""
+        another fleet's, of a configuration with the same enrolment group. An answer without any
+        list is none: the group would be removed for it."""
         with azure.speaking(f"look into the resource group {self.group}"):
-            found = list(self.groups.resources.list_by_resource_group(self.group))
+            every = self.groups.resources.list_by_resource_group
+            found = list(every(self.group, raw_response_hook=azure.has_list))
         return sorted(f"{x.name} ({x.type})" for x in found if not self._configured(x))
 
     def _configured(self, found: Any) -> bool:

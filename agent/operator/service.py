@@ -83,10 +83,11 @@ class Service:
         if arm.config.dps.login == "entra":  # who may read no keys may still write enrolments
             login = BearerTokenCredentialPolicy(azure.credential(cloud), cloud.dps_scope)
         else:
-            login = SasPolicy(host, *_key(arm))
+            with azure.speaking(f"use a key of {host}"):
+                login = SasPolicy(host, *_key(arm))
         self._client: PipelineClient[HttpRequest, HttpResponse] = PipelineClient(
             f"https://{host}",
-            transport=azure.transport(cloud),
+            transport=azure.transport(cloud, **azure.WAITING),
             policies=[
                 HeadersPolicy({"Accept": "application/json"}),
                 UserAgentPolicy(base_user_agent=f"tpm2cloud-operator/{__version__}"),
