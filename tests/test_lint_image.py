@@ -71,6 +71,11 @@ def _pipe(path: str) -> Callable[[Root], object]:
     return make
 
 
+def _loop_as_etc(root: Root) -> None:
+    shutil.rmtree(root.path / "etc")
+    root.link("etc", "/etc")
+
+
 ODD: dict[str, Callable[[Root], object]] = {
     "a pipe as configuration": _pipe("etc/tpm2cloud/config.toml"),
     "a pipe as trust file": _pipe("etc/tpm2cloud/est-ca.pem"),
@@ -78,6 +83,7 @@ ODD: dict[str, Callable[[Root], object]] = {
     "a directory as configuration": lambda r: r.write("etc/tpm2cloud/config.toml/x"),
     "a loop above the configuration": lambda r: r.link("etc/tpm2cloud", "tpm2cloud"),
     "a loop as machine-id": lambda r: r.link("etc/machine-id", "machine-id"),
+    "a loop as /etc": _loop_as_etc,
     "a file as directory": lambda r: r.write("etc/tpm2cloud"),
     "no units at all": lambda r: shutil.rmtree(r.path / "usr/lib/systemd"),
     "a huge configuration": lambda r: r.write("etc/tpm2cloud/config.toml", "#" * 2_000_000),

@@ -30,8 +30,14 @@ class Image:
         self.given = given
         self._root = given.resolve()
         # Builders differ in who owns their files: root, a range of a user namespace, anybody.
-        self.owner = (self.stat("/etc") or self._root.stat()).st_uid
+        self.owner = (self._etc() or self._root.stat()).st_uid
         self.missed: list[Unseen] = []
+
+    def _etc(self) -> os.stat_result | None:
+        try:
+            return self.stat("/etc")
+        except Unseen:  # each check will say so
+            return None
 
     def outside(self, path: str) -> Path:
         """Where `path` lies for the builder, every link but its last component's resolved."""
