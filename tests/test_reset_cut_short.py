@@ -106,6 +106,20 @@ def test_what_a_killed_run_left_beside_a_file_goes_with_it(make_device: MakeDevi
     assert not token.exists()
 
 
+@pytest.mark.parametrize(
+    "odd", ["provisioning = 1", "[[provisioning]]", "[provisioning]\nattestation = 'x'"]
+)
+def test_an_owner_may_have_made_anything_of_what_iot_edge_was_told(
+    tmp_path: Path, odd: str
+) -> None:
+    conf, state = config_of(tmp_path, f'{GOOD}[aziot]\ndirectory = "{tmp_path}"\n'), State(tmp_path)
+    told = Desired(registration_id="d", id_scope="0neA", identity=TpmAttestation())
+    head = aziot_config.render(b"", told, tmp_path).partition(b"\n")[0]
+    (tmp_path / "config.toml").write_bytes(head + f"\n{odd}\n".encode())
+    assert not any(each.get("id_scope") for each in handover.asked(conf, state))
+    assert handover.gather(conf, state, lambda: "dev")
+
+
 @pytest.mark.parametrize("lie", ["x; reboot", "x'; reboot; '", "$(reboot)", "x\n    reboot"])
 def test_what_a_server_called_the_device_is_one_word_of_a_command(lie: str) -> None:
     registration = {"id": lie, "hub": lie, "device_id": lie, "individual": None}

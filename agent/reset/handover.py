@@ -159,14 +159,20 @@ def _told(conf: Config) -> dict[str, Any]:
     """What IoT Edge was to register with: it may have, before we came to know."""
     if not forgetting.was_told(conf):
         return {}
-    found = _toml(aziot.file(conf)).get("provisioning") or {}
-    how = found.get("attestation") or {}
+    found = _below(_toml(aziot.file(conf)), "provisioning")
+    how = _below(found, "attestation")
     return {
         "registration_id": how.get("registration_id"),
         "id_scope": found.get("id_scope"),
         "endpoint": found.get("global_endpoint"),
         "attestation": how.get("method"),
     }
+
+
+def _below(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """A table; empty if its owner has made something else of it."""
+    found = tree.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _toml(path: Path) -> dict[str, Any]:
