@@ -2,12 +2,17 @@
 
 import pytest
 
+from agent.authorization.kept import Kept
+from agent.config import Authorization
 from agent.state import State
-from agent.steps import idevid, ldevid_key
+from agent.steps import idevid, ldevid_key, srk
+from agent.steps.authorization import authorization
+from agent.steps.completing import converge
 from agent.tpm import Tpm
 from tests.conftest import MakeDevice
 from tests.lab import pki
 from tests.lab.factory import Board, Tools
+from tests.lab.owner import Owner
 from tests.test_reset import let_go, public
 
 
@@ -58,3 +63,42 @@ def test_a_key_that_is_not_ours_stays(make_device: MakeDevice) -> None:
     told = let_go(device)
     assert "did not make" in told["stays"]["tpm"]["0x81000002"]
     assert public(device, ldevid_key.HANDLE) == theirs
+
+
+def test_without_the_owners_password_nothing_is_begun(make_device: MakeDevice) -> None:
+    """It is an administrator's, and a credential has it not, or a wrong one."""
+    device = make_device()
+    Tools(device.tcti, str(device.directory))("changeauth", "-c", "owner", "hers")
+    for _ in range(2):
+        refused = device.agent("reset", "-y", "--burn-idevid")
+        assert (refused.returncode, "[tpm-auth]" in refused.stderr) == (69, True), refused.stderr
+        assert not State(device.state).reset.exists()
+        pki.write_private(device.credentials / "tpm-owner-auth", b"a guess")
+    pki.write_private(device.credentials / "tpm-owner-auth", b"hers")
+    let_go(device, "--burn-idevid")
+    assert public(device, idevid.HANDLE) is None
+
+
+def test_as_long_as_one_password_cannot_be_taken_back_nothing_is_begun(
+    make_device: MakeDevice,
+) -> None:
+    """That of lockout is needed at the end alone; here what it is bound to has changed."""
+    device = make_device()
+    state, owner = State(device.state), Owner(device.directory, device.etc / "escrow.pem")
+    wanted = Authorization(lockout="random", keep="sealed", escrow=owner.public)
+    with Tpm(device.tcti) as tpm:
+        with tpm.srk("ecc256") as key:
+            tpm.persist(key, srk.HANDLE)
+        converge(authorization(tpm, wanted, state, lambda: "device-0001"))
+    Tools(device.tcti, str(device.directory))("pcrextend", f"7:sha256={'11' * 32}")
+
+    refused = device.agent("reset", "-y", "--burn-idevid")
+    assert "[sealed-to-another-state]" in refused.stderr
+    assert public(device, idevid.HANDLE)
+    assert not state.reset.exists()
+    password = owner.opens(state.directory / "authorization/escrow.cms")["tpm-lockout-auth"]
+    pki.write_private(device.credentials / "tpm-lockout-auth", password.encode())
+    let_go(device, "--burn-idevid")
+    with Tpm(device.tcti) as tpm:
+        assert not tpm.passwords_set()
+        assert not Kept(tpm, state).has("lockout")

@@ -15,6 +15,7 @@ from agent.errors import (
     ResetUnconfirmed,
     ResetUnderWay,
     ResetWaits,
+    TpmAuth,
     TpmUnavailable,
 )
 from agent.reset import mark
@@ -25,6 +26,7 @@ from agent.terminal import asked
 if TYPE_CHECKING:
     from agent.reset.intended import Device
     from agent.steps import Step
+    from agent.tpm import Tpm
 
 log = logging.getLogger(__name__)
 
@@ -141,13 +143,27 @@ def _reset(args: argparse.Namespace, device: "Device", before: Mark | None) -> i
 
 def _able(device: "Device", wanted: Mark) -> None:
     """Without the owner's password no key goes, and without each none is taken back; nothing else
-    has gone by then. Raises what one cannot be opened for."""
+    has gone by then. Raises TpmAuth, and what one cannot be opened for."""
     tpm = device.tpm
     if tpm is None or (wanted.elsewhere and not wanted.keys):
         return
     there = tpm.passwords_set()
     if why := [e for name, e in tpm.withheld.items() if name in there]:
         raise why[0]
+    keys = any(_is_at(tpm, *key) for key in wanted.keys.items())
+    if keys and "owner" in there and not tpm.opened_by("owner", tpm.auths.get("owner", b"")):
+        what = "its TPM's owner hierarchy has a password, and the credential with it is"
+        how = "wrong" if "owner" in tpm.auths else "missing"
+        raise TpmAuth(f"cannot reset this device: {what} {how}")
+    if not wanted.elsewhere:
+        from agent.steps import authorization
+
+        authorization.releasable(tpm, device.state)
+
+
+def _is_at(tpm: "Tpm", handle: int, name: str) -> bool:
+    found = tpm.public(handle)
+    return found is not None and found.name.hex() == name
 
 
 def _steps(device: "Device", wanted: Mark) -> tuple[list["Step"], list[str]]:

@@ -199,15 +199,32 @@ def released(tpm: Tpm, state: State) -> list[str]:
         if not kept.has(name):
             continue
         if name in tpm.passwords_set():
-            password = _given(name)
-            password = kept.open(name) if password is None else password
-            if name == "lockout" and not escrow.is_lockout(state, kept, password):
-                raise TpmAuth("cannot take back the lockout password of the TPM: it is another one")
-            tpm.change_password(name, password, b"", SRK)
+            tpm.change_password(name, _to_be_released(tpm, state, name), b"", SRK)
             gone.append(name)
         kept.forget(name)
     _remove_left(state)
     return gone
+
+
+def releasable(tpm: Tpm, state: State) -> None:
+    """That `released` would come to its end by now; nothing is changed. Raises what that does."""
+    kept = Kept(tpm, state)
+    for name in HIERARCHIES:
+        if kept.has(name) and name in tpm.passwords_set():
+            _to_be_released(tpm, state, name)
+
+
+def _to_be_released(tpm: Tpm, state: State, name: str) -> bytes:
+    kept, given = Kept(tpm, state), _given(name)
+    password = kept.open(name) if given is None else given
+    right = (
+        escrow.is_lockout(state, kept, password)
+        if name == "lockout"
+        else tpm.opened_by(name, password)
+    )
+    if not right:
+        raise TpmAuth(f"cannot take back the {name} password of the TPM: it is another one")
+    return password
 
 
 def left(state: State) -> list[str]:
