@@ -49,13 +49,17 @@ def kept(
     of: State, given: Mapping[str, bytes], chip: "Tpm"
 ) -> tuple[dict[str, bytes], dict[str, AgentError]]:
     """The passwords that this device has made itself, but for those that are given; and why it
-    cannot tell one."""
+    cannot tell one. What is given for a hierarchy that has none is none: it would be a wrong one.
+    """
+    there = chip.passwords_set() if given else {*DEVICE}
+    none = {name: b"" for name in DEVICE if name in given and name not in there}
     with contextlib.suppress(NoPermission, PathUnusable):  # then each says it for itself
         if not store.exists(of.directory / "authorization"):  # most devices
-            return {}, {}
+            return none, {}
     from agent.authorization.kept import Kept
 
-    return Kept(chip, of).passwords(given)
+    found, withheld = Kept(chip, of).passwords(given)
+    return {**found, **none}, withheld
 
 
 def auths(hierarchies: Sequence[str]) -> dict[str, bytes]:

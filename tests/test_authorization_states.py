@@ -21,6 +21,7 @@ from agent.errors import (
     SealedToAnotherTpm,
     TpmAuth,
 )
+from agent.steps.authorization import released
 from agent.steps.srk import HANDLE as SRK
 from agent.tpm import Tpm
 from tests.lab.passwords_home import ALL, NAMES, Home, at_home
@@ -176,6 +177,20 @@ def test_a_password_for_a_hierarchy_that_has_none_is_told(home: Home) -> None:
     home.give({"tpm-owner-auth": "of another device"})
     assert "tpm-owner-auth" in home.refused(PasswordNotNeeded).remedy
     assert home.set() == set()
+
+
+def test_such_a_password_is_in_nobodys_way_where_the_hierarchy_is_left_as_it_is(home: Home) -> None:
+    """What came out of the escrow stays where it was put, when the passwords are taken back."""
+    home.give({"tpm-owner-auth": "of another device", "tpm-endorsement-auth": "of before"})
+    with opened.tpm(home.tcti) as tpm:
+        before = tpm.public(SRK)
+        assert before
+        tpm.give_up(SRK, before.name)
+        with tpm.srk("ecc256") as key:
+            tpm.persist(key, SRK)
+    assert home.run(home.wanting("lockout")) == "done"
+    with opened.tpm(home.tcti) as tpm:
+        assert released(tpm, home.state) == ["lockout"]
 
 
 @pytest.mark.parametrize("place", ["CRYPTTAB", "COMMAND_LINE"])
