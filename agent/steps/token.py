@@ -65,16 +65,18 @@ def token(tpm: Tpm, ours: Token, slot: State) -> Step:
             )
         if not found.holds(slot.slot, key.public) or found.owner != ours.owner():
             return None
+        if not _is_known(ours.conf, slot):
+            return None  # made before that was written down
         return f"'{found.label}' in {ours.conf.store}, with the key '{slot.slot}'"
 
     def apply() -> None:
         directory, label = ours.conf.store, ours.conf.token
         key = _key(slot.slot, ldevid_key.read(slot.ldevid_key))
+        _is_to_be(ours.conf, slot)
         if _look(tpm, ours) is not None:
             pkcs11.put(directory, label, key, below=tpm.serialized(srk.HANDLE))
             pkcs11.own(directory, ours.owner())
             return
-        _is_to_be(ours.conf, slot)
         store.make(directory.parent)  # the key service comes through it
         pkcs11.create(
             directory,
@@ -92,9 +94,16 @@ def token(tpm: Tpm, ours: Token, slot: State) -> Step:
 def _is_to_be(conf: Pkcs11, state: State) -> None:
     """Before a token is made, it is written down which, and where: the configuration is free to
     name another one later."""
-    now = {"store": str(conf.store), "token": conf.token}
-    if now not in (kept := _written_down(state)):
-        write_json(state.token, {"made": [*kept, now]})
+    if not _is_known(conf, state):
+        write_json(state.token, {"made": [*_written_down(state), _named(conf)]})
+
+
+def _is_known(conf: Pkcs11, state: State) -> bool:
+    return _named(conf) in _written_down(state)
+
+
+def _named(conf: Pkcs11) -> dict[str, str]:
+    return {"store": str(conf.store), "token": conf.token}
 
 
 def _written_down(state: State) -> list[dict[str, str]]:
