@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -90,6 +91,17 @@ def test_what_is_wrong_with_a_file_is_found(device: Device) -> None:
         states[name, "missing"] = judged(device)[name].state
         files[name].write_bytes(whole[name])
     assert all(state == wanted for (_, wanted), state in states.items()), states
+
+
+def test_a_renewal_that_is_going_on_at_that_moment_is_no_mismatch(device: Device) -> None:
+    path = found(device)["est-id"].path
+    whole = path.read_bytes()
+    for half in (pki.pem(pki.root("another").issue(pki.new_key().public_key(), "x")), b""):
+        path.write_bytes(half)
+        done = Timer(0.3, path.write_bytes, [whole])
+        done.start()
+        assert judged(device)["est-id"].state == "fresh"
+        done.join()
 
 
 def test_an_est_identity_that_is_missing_is_nothing_to_worry_about(device: Device) -> None:

@@ -188,13 +188,14 @@ def _state(found: Found, now: datetime) -> tuple[Condition, str]:
     leaf = found.chain[0]
     try:
         _ = leaf.subject, leaf.issuer, leaf.extensions
-        odd = _of_key(found, leaf)
+        odd = of_key(found, leaf)
     except x509.NONSENSE as e:
         return "unreadable", f"the certificate in '{found.path}' makes no sense: {e}"
     return odd or _of_dates(leaf, now) or _of_issuer(found, leaf, now) or _of_renewal(found, now)
 
 
-def _of_key(found: Found, leaf: Certificate) -> tuple[Condition, str] | None:
+def of_key(found: Found, leaf: Certificate) -> tuple[Condition, str] | None:
+    """None: they belong together, as far as can be told."""
     if not found.has_key:
         return "key mismatch", "its key is not where it should be"
     if found.key is not None and x509.spki(found.key) != x509.spki(leaf.public_key()):

@@ -1,6 +1,7 @@
 """Every certificate that this device lives by, as it is found: nothing is judged here, nobody is
 asked over the network, and no program is run."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +20,11 @@ from agent.errors import (
     TrustUnreadable,
 )
 from agent.health import certd
-from agent.health.judge import US, Found, Window, window, window_of_certd
+from agent.health.judge import US, Found, Window, of_key, window, window_of_certd
 from agent.state import State, read_json
 from agent.steps import idevid, ldevid_key
 from agent.steps.srk import HANDLE as SRK
+from agent.steps.torn import MOMENT
 from agent.tpm import Tpm
 from agent.tpm.keyfile import Wrapped
 
@@ -137,7 +139,26 @@ def _stored(data: bytes | None) -> list[Certificate] | None:
 # --- IoT Edge's ---
 
 
-def _kept(conf: Config, stopped: Mapping[str, str], hitch: Hitch | None = None) -> Iterator[Found]:
+def _kept(conf: Config, stopped: Mapping[str, str], hitch: Hitch | None = None) -> list[Found]:
+    """Each service may be in the middle of a renewal: what does not fit is looked at once more."""
+    seen = list(_at_once(conf, stopped, hitch))
+    if all(map(_fits, seen)):
+        return seen
+    time.sleep(MOMENT)
+    return list(_at_once(conf, stopped, hitch))
+
+
+def _fits(found: Found) -> bool:
+    """Not so while its service has written one of certificate and key, and not yet the other."""
+    if not found.chain:
+        return found.chain is None
+    try:
+        return of_key(found, found.chain[0]) is None
+    except x509.NONSENSE:
+        return False
+
+
+def _at_once(conf: Config, stopped: Mapping[str, str], hitch: Hitch | None) -> Iterator[Found]:
     wanted = certd.kept(conf)
     known = _keys(conf, hitch) if wanted else {}
     keys = known or {}
