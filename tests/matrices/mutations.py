@@ -162,7 +162,12 @@ def prove(base: Path, tell: Tell, only: str = "") -> Report:
 
 
 def _files(mutation: Mutation) -> list[str]:
-    return [f"tests/test_{name}.py" for name in mutation.tests.split()]
+    return [_file(name) for name in mutation.tests.split()]
+
+
+def _file(name: str) -> str:
+    [found] = (TOP / "tests").rglob(f"test_{name}.py")
+    return str(found.relative_to(TOP))
 
 
 def _caught(copy: Path, mutation: Mutation, tell: Tell) -> str:

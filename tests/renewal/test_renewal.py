@@ -2,7 +2,6 @@
 one in use stays in place and works."""
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -19,26 +18,6 @@ from tests.test_patience import service
 from tests.test_provision import ldevid, provisioned
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-
-
-@pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    return Clock(tmp_path_factory.mktemp("clock"))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("renewal") / "world"
-    with World(directory, clock=clock, renewing=True) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def well_behaved(world: World) -> Iterator[None]:
-    yield
-    world.owner_server.behave()
-    world.owner_server.lifetime(90 * DAY)
-    world.dps.behave(retry_after=0)
 
 
 def forgotten(device: Device) -> int:

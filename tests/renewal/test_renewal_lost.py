@@ -19,26 +19,6 @@ from tests.test_provision import provisioned
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
 
-@pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    return Clock(tmp_path_factory.mktemp("clock"))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("renewal") / "world"
-    with World(directory, clock=clock, renewing=True) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def well_behaved(world: World) -> Iterator[None]:
-    yield
-    world.owner_server.behave()
-    world.owner_server.lifetime(90 * DAY)
-    world.dps.behave(retry_after=0)
-
-
 def test_who_may_not_renew_gets_another_by_the_login_of_the_first_boot_when_it_is_late(
     make_device: MakeDevice, world: World
 ) -> None:

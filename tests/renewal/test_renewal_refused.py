@@ -19,26 +19,6 @@ DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    return Clock(tmp_path_factory.mktemp("clock"))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("renewal") / "world"
-    with World(directory, clock=clock, renewing=True) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def well_behaved(world: World) -> Iterator[None]:
-    yield
-    world.owner_server.behave()
-    world.owner_server.lifetime(90 * DAY)
-    world.dps.behave(retry_after=0)
-
-
-@pytest.fixture(scope="module")
 def kept(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
     """With an LDevID for years; whoever uses it leaves it as it was."""
     world.owner_server.lifetime(1000 * DAY)
