@@ -161,7 +161,8 @@ WAYS: dict[str, dict[str, Way]] = {
         "apt-get install": Setup(),
         "python3 -m venv": By("tests/setup", "python3 -m venv"),
         "pip install": By(
-            "tests/test_operator_install.py::test_pip_takes_what_the_guide_says", "in_a_shell(f"
+            "tests/operator/test_operator_install.py::test_pip_takes_what_the_guide_says",
+            "in_a_shell(f",
         ),
         "tpm2cloud-operator": Typed("workstation"),
         "tpm2cloud identity --merge boards.jsonl >boards.csv": Typed("station"),

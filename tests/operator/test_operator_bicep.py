@@ -4,7 +4,6 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pycep
@@ -14,22 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from agent.operator import cas, settings
 from agent.operator.link import LINK, OWNER
 from agent.operator.resources import Arm
-from tests.lab import pki
 from tests.lab.azure import Azure
 from tests.lab.desk import DPS, GROUP, HUB, Desk, Tool
-from tests.lab.est import EstServer
 from tests.lab.process import TOP
 
 BICEP = TOP / "docs/examples/azure/main.bicep"
 OF_A_TIME = {"etag", "created", "updated", "systemData", "createdAt", "lastModifiedAt", "idScope"}
 Values = dict[str, Any]
-
-
-@pytest.fixture
-def desk(tls: pki.Tls, tmp_path: Path) -> Iterator[Desk]:
-    est = EstServer(tmp_path / "est", pki.root("Operations root").below("Operations"), tls)
-    with est.running(), Azure(tmp_path / "azure", tls).running() as azure:
-        yield Desk(tmp_path / "desk", azure, est.url, tls.trust)
 
 
 @pytest.mark.parametrize("sku", ["S1", "F1"])

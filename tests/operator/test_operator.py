@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from agent.operator import cas, settings
 from tests.lab import pki, process
 from tests.lab.azure import Azure
 from tests.lab.desk import DPS, GROUP, HUB, Desk, Tool, until
-from tests.lab.est import EstServer
 
 STEPS = ["resource group", "iot hub", "provisioning service", "operational CA", "enrolment group"]
 # What is written, in this order: a regular expression for "METHOD /path", each.
@@ -28,38 +26,6 @@ WRITES = [
     "PUT .*/certificates/",
     "PUT /enrollmentGroups/",
 ]
-
-
-@pytest.fixture(scope="module")
-def operations() -> pki.Authority:
-    return pki.root("Operations CA root").below("Operations CA")
-
-
-@pytest.fixture(scope="module")
-def est(
-    operations: pki.Authority, tls: pki.Tls, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EstServer]:
-    server = EstServer(tmp_path_factory.mktemp("est") / "est", operations, tls)
-    with server.running():
-        yield server
-
-
-@pytest.fixture
-def azure(tls: pki.Tls, tmp_path: Path) -> Iterator[Azure]:
-    with Azure(tmp_path / "azure", tls).running() as azure:
-        yield azure
-
-
-@pytest.fixture
-def desk(azure: Azure, est: EstServer, tls: pki.Tls, tmp_path: Path) -> Desk:
-    return Desk(tmp_path / "desk", azure, est.url, tls.trust)
-
-
-@pytest.fixture
-def tool(desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tool:
-    for name, value in desk.environment.items():
-        monkeypatch.setenv(name, value)
-    return Tool(desk, capsys)
 
 
 def test_a_cloud_is_planned_made_found_done_and_taken_away_twice(

@@ -1,6 +1,5 @@
 """What the operator's tool writes into DPS, and what it believes of the answers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,26 +8,14 @@ from agent.operator import service, settings
 from agent.operator.resources import Arm
 from agent.operator.service import Service
 from tests.lab import pki
-from tests.lab.azure import Azure
-from tests.lab.desk import DPS, HUB, Desk, Tool, exported, made_up
-from tests.lab.est import EstServer
+from tests.lab.desk import DPS, HUB, Tool, exported, made_up
 
 
 @pytest.fixture
-def tool(
-    tls: pki.Tls,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Tool]:
-    est = EstServer(tmp_path / "est", pki.authority("Operations CA"), tls)
-    with est.running(), Azure(tmp_path / "azure", tls).running() as azure:
-        desk = Desk(tmp_path / "desk", azure, est.url, tls.trust)
-        for name, value in desk.environment.items():
-            monkeypatch.setenv(name, value)
-        tool = Tool(desk, capsys)
-        assert tool("deploy").status == 0
-        yield tool
+def tool(tool: Tool) -> Tool:
+    """Of a cloud that is there."""
+    assert tool("deploy").status == 0
+    return tool
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The operator's tool where the cloud is not as it was, nobody answers well, or somebody else is at
 work there; in the lab's Azure, which was made of Azure's published reference, and is not Azure."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,45 +11,9 @@ from agent.operator.resources import Arm
 from tests.lab import pki
 from tests.lab.azure import Azure
 from tests.lab.azure_sdk import Sdk
-from tests.lab.desk import DPS, GROUP, HUB, Desk, Tool
-from tests.lab.est import EstServer
+from tests.lab.desk import DPS, GROUP, HUB, Tool
 
 HUB_AT, DPS_AT = f"IotHubs/{HUB}", f"provisioningServices/{DPS}"
-
-
-@pytest.fixture(scope="module")
-def operations() -> pki.Authority:
-    return pki.authority("Operations CA")
-
-
-@pytest.fixture(scope="module")
-def est(
-    operations: pki.Authority, tls: pki.Tls, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EstServer]:
-    server = EstServer(tmp_path_factory.mktemp("est") / "est", operations, tls)
-    with server.running():
-        yield server
-
-
-@pytest.fixture
-def azure(tls: pki.Tls, tmp_path: Path) -> Iterator[Azure]:
-    with Azure(tmp_path / "azure", tls).running() as azure:
-        yield azure
-
-
-@pytest.fixture
-def tool(
-    azure: Azure,
-    est: EstServer,
-    tls: pki.Tls,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Tool:
-    desk = Desk(tmp_path / "desk", azure, est.url, tls.trust)
-    for name, value in desk.environment.items():
-        monkeypatch.setenv(name, value)
-    return Tool(desk, capsys)
 
 
 # --- whom the group lets in ---
